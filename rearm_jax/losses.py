@@ -4,6 +4,8 @@ A loss that couples the whole batch can be shared out over devices: each device 
 weights add up to 1 over all devices, and the results add up to the loss.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -35,8 +37,8 @@ def contrastive_loss(
     """InfoNCE (van den Oord et al., 2018) between two views of the same nodes, REARM's contrastive loss.
 
     -sum_i weights_i log( exp(s_i,targets_i / t) / sum_j exp(s_ij / t) ) with s the cosine similarity and j over the
-    candidates of the mask. Works in blocks of anchors and recomputes them in the backward pass: the (a, c) matrix of
-    similarities never exists as a whole.
+    candidates of the mask. Works in blocks of anchors: the (a, c) matrix of similarities never exists as a whole.
+    Differentiable in anchors and candidates, in reverse mode only.
 
     Args:
       anchors: float (a, d), rows of the first view.
@@ -57,25 +59,54 @@ def contrastive_loss(
             f"targets {targets.shape} and weights {weights.shape} must be ({len(anchors)},), and "
             f"candidate_mask {candidate_mask.shape} ({len(candidates)},)"
         )
-    anchors, candidates = normalize_rows(anchors), normalize_rows(candidates)
-    num_anchors = anchors.shape[0]
+    anchors = normalize_rows(anchors)
+    candidates = jnp.where(candidate_mask[:, None], normalize_rows(candidates), 0.0)
+    # Anchors that count are brought to the front, so that blocks of the others are not computed at all.
+    chosen = jnp.nonzero(weights > 0, size=len(anchors), fill_value=len(anchors))[0]
+    anchors, targets, weights = (x.at[chosen].get(mode="fill", fill_value=0) for x in (anchors, targets, weights))
+    positives = jnp.sum(anchors * candidates[targets], axis=1) / temperature
+    log_totals = _weighted_log_totals(anchors, candidates, weights, candidate_mask, temperature, block_size)
+    return log_totals - jnp.sum(weights * positives)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _weighted_log_totals(anchors, candidates, weights, candidate_mask, temperature, block_size):
+    """sum_i weights_i log sum_j exp(anchors_i candidates_j / t); anchors of weight 0 come last."""
+    return _log_totals_forward(anchors, candidates, weights, candidate_mask, temperature, block_size)[0]
+
+
+def _log_totals_forward(anchors, candidates, weights, candidate_mask, temperature, block_size):
+    # The gradient is made here, while a block's probabilities are at hand, and only scaled in the backward pass.
+    num_anchors = len(anchors)
     block_size = min(block_size, num_anchors)
-    padding = -num_anchors % block_size
+    anchors = jnp.pad(anchors, ((0, -num_anchors % block_size), (0, 0)))
+    weights = jnp.pad(weights, (0, -num_anchors % block_size))
 
-    @jax.checkpoint
-    def block_loss(block):
-        rows, row_targets, row_weights = block
+    def add_block(block, carry):
+        loss, d_anchors, d_candidates = carry
+        rows = jax.lax.dynamic_slice_in_dim(anchors, block * block_size, block_size)
+        row_weights = jax.lax.dynamic_slice_in_dim(weights, block * block_size, block_size)
         logits = jnp.where(candidate_mask, rows @ candidates.T / temperature, -jnp.inf)
-        positive = jnp.sum(rows * candidates[row_targets], axis=1) / temperature
-        # A weightless row may point at a masked candidate; its loss is replaced, not multiplied, so no inf * 0.
-        loss = jnp.where(row_weights > 0, jax.nn.logsumexp(logits, axis=1) - positive, 0.0)
-        return jnp.sum(row_weights * loss)
+        highest = jnp.max(logits, axis=1)
+        exponentials = jnp.exp(logits - highest[:, None])
+        totals = jnp.sum(exponentials, axis=1)
+        d_logits = exponentials * (row_weights / (temperature * totals))[:, None]
+        d_anchors = jax.lax.dynamic_update_slice_in_dim(d_anchors, d_logits @ candidates, block * block_size, 0)
+        # As (d, c): with the long side last, this product is several times as fast on a CPU.
+        return loss + jnp.sum(row_weights * (highest + jnp.log(totals))), d_anchors, d_candidates + rows.T @ d_logits
 
-    def blocks(x):
-        padded = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
-        return padded.reshape(-1, block_size, *x.shape[1:])
+    num_blocks = -(-jnp.sum(weights > 0) // block_size)
+    carry = jnp.zeros((), anchors.dtype), jnp.zeros_like(anchors), jnp.zeros_like(candidates.T)
+    loss, d_anchors, d_candidates = jax.lax.fori_loop(0, num_blocks, add_block, carry)
+    return loss, (d_anchors[:num_anchors], d_candidates.T)
 
-    return jnp.sum(jax.lax.map(block_loss, (blocks(anchors), blocks(targets), blocks(weights))))
+
+def _log_totals_backward(temperature, block_size, residuals, g):
+    d_anchors, d_candidates = residuals
+    return g * d_anchors, g * d_candidates, None, None
+
+
+_weighted_log_totals.defvjp(_log_totals_forward, _log_totals_backward)
 
 
 def orthogonal_loss(first: jax.Array, second: jax.Array, mask: jax.Array) -> jax.Array:
