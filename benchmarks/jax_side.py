@@ -1,0 +1,252 @@
+"""The parts of rearm_jax, each a function that computes once, forward and backward, and waits for the result."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.problem import Problem, load_problem, make_experiment
+from rearm_jax.data.dataset import group_by_user
+from rearm_jax.evaluation.metrics import split_metrics
+from rearm_jax.evaluation.ranking import make_blocks, rank_items
+from rearm_jax.experiment import Experiment, abstract_params, init_params
+from rearm_jax.graphs.adjacency import propagate
+from rearm_jax.models.meta_network import MetaNetwork
+from rearm_jax.models.rearm import REARM
+from rearm_jax.models.representations import Representations
+from rearm_jax.training.evaluator import Evaluator
+from rearm_jax.training.parallel import Shard, data_parallel, replicate
+from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
+from rearm_jax.training.step import TrainState, loss_share, steps_per_epoch, train_steps
+
+
+def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Name of a part -> what makes it: a function of nothing that runs it once. `side` is "jax"."""
+    problem = load_problem(Path(folder))
+    experiment = functools.cache(lambda: make_experiment(problem))
+    makers = {
+        "epoch": _epoch,
+        "step": _step,
+        "evaluation": _evaluation,
+        "wide features": _wide_features,
+        "propagation user-user": functools.partial(_propagation, graph="user_user"),
+        "propagation item-item": functools.partial(_propagation, graph="item_item"),
+        "propagation user-item": functools.partial(_propagation, graph="user_item"),
+        "attention": _attention,
+        "meta-network": _meta_network,
+        "losses": _losses,
+        "optimiser": _optimiser,
+        "sampling an epoch": _sampling,
+    }
+    parts = {name: functools.partial(lambda make: make(experiment()), make) for name, make in makers.items()}
+    return parts | {"ranking": lambda: _ranking(problem)}
+
+
+def count_parameters(folder: str) -> int:
+    """Numbers that are trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(make_experiment(load_problem(Path(folder))))))
+
+
+def _timed(function: Callable, *args, donate: tuple[int, ...] = ()) -> Callable[[], object]:
+    compiled = jax.jit(function, donate_argnums=donate)
+    return lambda: jax.block_until_ready(compiled(*args))
+
+
+def _forward_backward(function: Callable, *inputs) -> Callable[[], object]:
+    """Runs `function` and its gradient with respect to every input, for a random incoming gradient."""
+    outputs = jax.eval_shape(function, *inputs)
+    cotangents = jax.tree.map(lambda out: _random(out.shape), outputs)
+
+    def run(inputs, cotangents):
+        out, backward = jax.vjp(function, *inputs)
+        return out, backward(cotangents)
+
+    return _timed(run, inputs, cotangents)
+
+
+def _random(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
+    return 0.1 * jax.random.normal(jax.random.key(seed), shape)
+
+
+def _training(experiment: Experiment):
+    """(function of state and number of steps, new state)."""
+    config = experiment.config
+    graphs = replicate(experiment.graphs)
+    sampler = replicate(make_sampler(experiment.dataset, config.protocol))
+    steps = functools.partial(train_steps, experiment.model.apply, experiment.tx, config.loss, config.batch_size)
+    parallel = data_parallel(steps, donate=0)
+    params = init_params(experiment)
+    key = jax.random.key_data(jax.random.key(config.seed))
+    state = replicate(TrainState(params, experiment.tx.init(params), np.int32(0), key))
+    return lambda state, count: parallel(state, graphs, sampler, np.int32(count)), state
+
+
+def _step(experiment: Experiment) -> Callable[[], object]:
+    run, state = _training(experiment)
+    total = steps_per_epoch(len(experiment.dataset.train), experiment.config.batch_size)
+    holder = [state]
+
+    def step():
+        state, *_ = run(holder.pop(), 1)
+        # Always an epoch's first step: the last is short.
+        holder.append(state._replace(step=replicate(state.step // total * total)))
+        jax.block_until_ready(holder)
+
+    return step
+
+
+def _epoch(experiment: Experiment) -> Callable[[], object]:
+    """A whole epoch: sampling, every step, and the validation metrics."""
+    run, state = _training(experiment)
+    evaluate = Evaluator(experiment, replicate(experiment.graphs))
+    total = steps_per_epoch(len(experiment.dataset.train), experiment.config.batch_size)
+    state, *_ = run(state, 0)  # compiles
+    evaluate(state.params, "valid")
+    holder = [state]
+
+    def epoch():
+        state, *_ = run(holder.pop(), total)
+        evaluate(state.params, "valid")
+        holder.append(state)
+
+    return epoch
+
+
+def _evaluation(experiment: Experiment) -> Callable[[], object]:
+    params, evaluate = init_params(experiment), Evaluator(experiment, replicate(experiment.graphs))
+    return lambda: evaluate(params, "valid")
+
+
+def _ranking(problem: Problem) -> Callable[[], object]:
+    """All users of the test split against all items, from representations that are already there."""
+    dataset, settings = problem.dataset, problem.config.evaluation
+    width = (len(dataset.features) + 1) * problem.config.model.embedding_dim
+    users, items = _random((dataset.num_users, width)), _random((dataset.num_items, width), 1)
+    seen, positives = (group_by_user(pairs, dataset.num_users) for pairs in (dataset.train, dataset.test))
+    blocks = make_blocks(np.unique(dataset.test[:, 0]), seen, settings.block_size)
+    on_device = jax.device_put(blocks)
+    rank = jax.jit(rank_items, static_argnames="k")
+    return lambda: split_metrics(np.asarray(rank(users, items, on_device, k=20)[0]), blocks.users, positives, (20,))
+
+
+def _wide_features(experiment: Experiment) -> Callable[[], object]:
+    dataset, d = experiment.dataset, experiment.config.model.embedding_dim
+    sizes = [(n, table.shape[1]) for n in (dataset.num_users, dataset.num_items) for table in dataset.features.values()]
+    tables = [_random(size, seed) for seed, size in enumerate(sizes)]
+    kernels = [_random((width, d)) for _, width in sizes]
+    biases = [_random((d,)) for _ in sizes]
+
+    def project(tables, kernels, biases):
+        return [table @ kernel + bias for table, kernel, bias in zip(tables, kernels, biases, strict=True)]
+
+    return _forward_backward(project, tables, kernels, biases)
+
+
+def _propagation(experiment: Experiment, graph: str) -> Callable[[], object]:
+    model, adjacency = experiment.config.model, getattr(experiment.graphs, graph)
+    layers = {"user_user": model.num_user_layers, "item_item": model.num_item_layers, "user_item": model.num_layers}
+    x = _random((adjacency.matrix.shape[0], (len(experiment.dataset.features) + 1) * model.embedding_dim))
+
+    def run(adjacency, x, cotangent):
+        out, backward = jax.vjp(lambda x: sum(propagate(adjacency, x, layers[graph])), x)
+        return out, backward(cotangent)
+
+    return _timed(run, adjacency, x, x)
+
+
+class _ItemAttention(REARM):
+    @nn.compact
+    def __call__(self, features):
+        return self._item_attention(features, nn.PReLU(negative_slope_init=0.25, name="prelu"), True, 0)
+
+
+def _attention(experiment: Experiment) -> Callable[[], object]:
+    model, dataset = experiment.model, experiment.dataset
+    block = _ItemAttention(**{field: getattr(model, field) for field in REARM.__annotations__})
+    features = [_random((dataset.num_items, model.embedding_dim), seed) for seed in range(len(dataset.features))]
+    key = jax.random.key(0)
+    params = block.init({"params": key, "dropout": key}, features)
+
+    def attend(params, features):
+        return block.apply(params, features, rngs={"dropout": key})
+
+    return _forward_backward(attend, params, features)
+
+
+def _meta_network(experiment: Experiment) -> Callable[[], object]:
+    """Users' and items', at the rows of a batch."""
+    config, dataset = experiment.config, experiment.dataset
+    network = MetaNetwork(config.model.rank, False, jnp.float32)
+    d, m, b = config.model.embedding_dim, len(dataset.features), config.batch_size
+    rows = [np.arange(b) % dataset.num_users, np.arange(2 * b) % dataset.num_items]
+    nodes = [(_random((n, m * d), 0), _random((n, d), 1)) for n in (dataset.num_users, dataset.num_items)]
+    params = network.init(jax.random.key(0), *nodes[0], rows[0])
+
+    def run(params, nodes):
+        return [network.apply(params, *inputs, row) for inputs, row in zip(nodes, rows, strict=True)]
+
+    return _forward_backward(run, params, nodes)
+
+
+def _losses(experiment: Experiment) -> Callable[[], object]:
+    config, dataset = experiment.config, experiment.dataset
+    d, m, b = config.model.embedding_dim, len(dataset.features), config.batch_size
+    sampler = jax.device_put(make_sampler(dataset, config.protocol))
+    batch = draw_batch(sampler, jnp.arange(len(dataset.train)), 0, jax.random.key(0), b)
+    users, items = dataset.num_users, dataset.num_items
+    out = Representations(
+        _random((b, (m + 1) * d)),
+        _random((2 * b, (m + 1) * d)),
+        tuple(_random((users, d), seed) for seed in range(m)),
+        tuple(_random((items, d), seed) for seed in range(m)),
+        _random((users, d)),
+        _random((items, d)),
+    )
+
+    def run(batch, out):
+        def loss(out):
+            return loss_share(lambda *_, **__: out, config.loss, {}, None, batch, None, Shard())[0]
+
+        return jax.value_and_grad(loss)(out)
+
+    return _timed(run, batch, out)
+
+
+def _optimiser(experiment: Experiment) -> Callable[[], object]:
+    params = init_params(experiment)
+    gradients = jax.tree.map(lambda p: jnp.full_like(p, 1e-3), params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(params, opt_state, gradients):
+        updates, opt_state = experiment.tx.update(gradients, opt_state, params)
+        return jax.tree.map(jnp.add, params, updates), opt_state
+
+    holder = [(params, experiment.tx.init(params))]
+
+    def run():
+        holder.append(jax.block_until_ready(update(*holder.pop(), gradients)))
+
+    return run
+
+
+def _sampling(experiment: Experiment) -> Callable[[], object]:
+    """The order of an epoch and the negatives of all its batches."""
+    dataset, batch_size = experiment.dataset, experiment.config.batch_size
+    sampler = jax.device_put(make_sampler(dataset, experiment.config.protocol))
+    steps = steps_per_epoch(len(dataset.train), batch_size)
+
+    @jax.jit
+    def epoch(sampler, key):
+        order = epoch_order(key, len(dataset.train))
+
+        def batch(total, step):
+            drawn = draw_batch(sampler, order, step * batch_size, jax.random.fold_in(key, step), batch_size)
+            return total + drawn.negatives.sum(), None
+
+        return jax.lax.scan(batch, jnp.int32(0), jnp.arange(steps))[0]
+
+    return lambda: jax.block_until_ready(epoch(sampler, jax.random.key(0)))

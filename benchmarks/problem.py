@@ -1,0 +1,149 @@
+"""The data and settings of a comparison, written to a folder so that both sides start from the same files."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+from ml_collections import ConfigDict
+
+from configs import baby, clothing, sports
+from rearm_jax.config import from_json, to_json
+from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
+from rearm_jax.experiment import Experiment, make_model, make_optimizer
+from rearm_jax.graphs.build import Graphs, build_graphs
+from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix, knn_graph, user_interest_features
+
+PRESETS = {
+    "tiktok": "real interactions and features (image 128, audio 128), settings of configs/baby.py",
+    "baby": "real interactions, random features (image 4096, text 384)",
+    "sports": "real interactions, random features (image 4096, text 384)",
+    "clothing": "real interactions, random features (image 4096, text 384)",
+}
+_RANDOM_WIDTHS = {"image": 4096, "text": 384}
+_GRAPHS = ("user_item", "user_user", "item_item")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a side of the comparison loads."""
+
+    config: ConfigDict
+    dataset: Dataset
+    graphs: dict[str, scipy.sparse.csr_array]
+    interests: dict[str, np.ndarray]
+
+
+def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[str, float]]:
+    """Reads or makes the data, builds the graphs, and writes all of it into `folder`.
+
+    Args:
+      preset: one of PRESETS.
+      data: the folder that holds tiktok/, baby/, ... with their train.npy, valid.npy and test.npy.
+      folder: exists and is empty.
+
+    Returns:
+      The problem, and seconds: "graphs cold", "graphs cached", "co-occurrence" (users' and items'), "knn" (items by
+      their first modality) and "knn flops" (operations in its product).
+    """
+    config = {"tiktok": baby, "baby": baby, "sports": sports, "clothing": clothing}[preset].get_config()
+    config.protocol = "strict"
+    config.graph.cache_dir = str(folder / "graphs")
+    config.log.tensorboard = config.log.progress = False
+    if preset == "tiktok":
+        config.data.modalities = ("image", "audio")
+        dataset = load_dataset(str(data / preset), config.data.modalities)
+    else:
+        splits = (np.load(data / preset / f"{split}.npy", allow_pickle=False).T for split in ("train", "valid", "test"))
+        train, valid, test = splits
+        num_items = int(max(split[:, 1].max() for split in (train, valid, test))) + 1
+        random = np.random.default_rng(0)
+        features = {m: random.standard_normal((num_items, w), np.float32) for m, w in _RANDOM_WIDTHS.items()}
+        dataset = make_dataset(train, valid, test, features)
+    seconds = {}
+    for name in ("graphs cold", "graphs cached"):
+        start = time.perf_counter()
+        graphs = build_graphs(dataset, config.graph, config.protocol, config.seed)
+        seconds[name] = time.perf_counter() - start
+    interests = {
+        name: user_interest_features(dataset.train, dataset.num_users, table)
+        for name, table in dataset.features.items()
+    }
+    problem = Problem(config, dataset, scipy_graphs(graphs), interests)
+    write_problem(problem, folder)
+    return problem, seconds | _time_relations(problem)
+
+
+def load_problem(folder: Path) -> Problem:
+    """What `make_problem` wrote."""
+    config = from_json((folder / "config.json").read_text())
+    sizes = json.loads((folder / "sizes.json").read_text())
+    array = {path.stem: np.load(path, allow_pickle=False) for path in folder.glob("*.npy")}
+    names = config.data.modalities
+    dataset = Dataset(
+        **{split: array[split] for split in ("train", "valid", "test")},
+        features={name: array[f"features-{name}"] for name in names},
+        **sizes,
+    )
+    graphs = {}
+    for name in _GRAPHS:
+        data, indices, indptr = (array[f"{name}-{part}"] for part in ("data", "indices", "indptr"))
+        graphs[name] = scipy.sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(indptr) - 1))
+    return Problem(config, dataset, graphs, {name: array[f"interests-{name}"] for name in names})
+
+
+def make_experiment(problem: Problem) -> Experiment:
+    """The problem as rearm_jax sees it; the graphs come from the cache."""
+    config, dataset = problem.config, problem.dataset
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        graphs=build_graphs(dataset, config.graph, config.protocol, config.seed),
+        model=make_model(config, dataset),
+        tx=make_optimizer(config, len(dataset.train)),
+    )
+
+
+def _time_relations(problem: Problem) -> dict[str, float]:
+    dataset, graph = problem.dataset, problem.config.graph
+    interactions = interaction_matrix(dataset.train, dataset.num_users, dataset.num_items)
+    start = time.perf_counter()
+    for matrix, k in ((interactions, graph.user_knn_k), (interactions.T.tocsr(), graph.item_knn_k)):
+        cooccurrence_graph(matrix, k, np.diff(matrix.indptr), None, "co-occurrence")
+    cooccurrence = time.perf_counter() - start
+    table = next(iter(dataset.features.values()))
+    start = time.perf_counter()
+    knn_graph(table, graph.item_knn_k, "kNN")
+    return {
+        "co-occurrence": cooccurrence,
+        "knn": time.perf_counter() - start,
+        "knn flops": 2 * table.shape[0] ** 2 * table.shape[1],
+    }
+
+
+def scipy_graphs(graphs: Graphs) -> dict[str, scipy.sparse.csr_array]:
+    """user_item, user_user and item_item as float32 matrices on the host."""
+    found = {}
+    for name in _GRAPHS:
+        graph = getattr(graphs, name)
+        columns = np.asarray(graph.matrix.indices[:, 1])
+        arrays = np.asarray(graph.matrix.data), columns, np.asarray(graph.indptr)
+        found[name] = scipy.sparse.csr_array(arrays, shape=graph.matrix.shape)
+    return found
+
+
+def write_problem(problem: Problem, folder: Path) -> None:
+    """Writes what `load_problem` reads."""
+    dataset = problem.dataset
+    arrays = {split: getattr(dataset, split) for split in ("train", "valid", "test")}
+    arrays |= {f"features-{name}": table for name, table in dataset.features.items()}
+    arrays |= {f"interests-{name}": table for name, table in problem.interests.items()}
+    for name, graph in problem.graphs.items():
+        arrays |= {f"{name}-{part}": getattr(graph, part) for part in ("data", "indices", "indptr")}
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+    (folder / "config.json").write_text(to_json(problem.config))
+    sizes = {name: getattr(dataset, name) for name in ("num_users", "num_items", "split_hash", "content_hash")}
+    (folder / "sizes.json").write_text(json.dumps(sizes))

@@ -1,0 +1,213 @@
+"""rearm_jax beside a plain PyTorch implementation of the same model: python -m benchmarks.run --preset tiktok
+
+Both sides run in processes of their own and take turns, part by part, for several rounds after a warm-up, so that
+whatever else the machine does falls on both. Writes benchmarks/results/<machine>.json and a Markdown table beside it,
+and prints the table. Without PyTorch (requirements-bench.txt) its columns stay empty.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import table
+from benchmarks.costs import Sizes, part_costs
+from benchmarks.machine import describe, measure_floors
+from benchmarks.pair_loops import cooccurrence_by_pair_loops
+from benchmarks.problem import PRESETS, Problem, make_problem
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Side:
+    """A worker process (benchmarks/worker.py) and its parts."""
+
+    def __init__(self, name: str, folder: Path, environment: dict[str, str]):
+        command = [sys.executable, "-m", "benchmarks.worker", name, str(folder)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+        )
+        self.name = name
+        self.parts = self._read()["parts"]
+
+    def ask(self, **request) -> dict:
+        """Sends a request and waits for its answer."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _read(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"error: the {self.name} side ended with code {self._process.wait()}; its error is above")
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def _side(name: str, folder: Path, **environment: str) -> Iterator[Side]:
+    side = Side(name, folder, environment)
+    try:
+        yield side
+    finally:
+        side.close()
+
+
+def compare(preset: str, data: Path, rounds: int, with_torch: bool) -> dict:
+    """Every figure of one preset; see the module's docstring.
+
+    Args:
+      preset: one of PRESETS.
+      data: the folder that holds <preset>/train.npy, ...
+      rounds: measurements of each part, after the warm-up.
+      with_torch: whether to run the yardstick.
+
+    Returns:
+      {"data", "sizes", "floors", "parts": {name: {side: {"median", "min", "max"}, "floor"}}, ...}, seconds and bytes.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "problem"
+        folder.mkdir()
+        _say(f"{preset}: data and graphs")
+        problem, seconds = make_problem(preset, data, folder)
+        floors = measure_floors()
+        result = {"data": PRESETS[preset], "floors": floors, "graphs": seconds}
+        sides = ["jax", *(["torch", "torch-compile"] if with_torch else [])]
+        _say("co-occurrence by pair loops")
+        dataset, start = problem.dataset, time.perf_counter()
+        k = problem.config.graph.user_knn_k
+        cooccurrence_by_pair_loops(dataset.train, dataset.num_users, dataset.num_items, k)
+        seconds["co-occurrence by pair loops"] = time.perf_counter() - start
+        result["first step"] = _first_steps(folder, Path(scratch) / "compiled")
+        result["ranking memory"] = {side: _ranking_memory(side, folder) for side in sides if side != "torch-compile"}
+        result["parts"], result["peak memory"], parameters = _rounds(sides, folder, rounds)
+        sizes = _sizes(problem, parameters)
+        result["sizes"] = sizes._asdict()
+        for name, cost in part_costs(sizes).items():
+            result["parts"][name] |= cost._asdict() | {"floor": cost.floor(**floors)}
+    return result
+
+
+def _first_steps(folder: Path, cache: Path) -> dict[str, float]:
+    """Seconds to the end of the first step: compiled, and from the persistent cache; inputs made before."""
+    settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    seconds = {}
+    for name in ("compiled", "cached"):
+        _say(f"first step, {name}")
+        with _side("jax", folder, **settings) as jax_side:
+            seconds[name] = jax_side.ask(first="step")["seconds"]
+    return seconds
+
+
+def _ranking_memory(side: str, folder: Path) -> int:
+    """Bytes that ranking all users needs beyond what the process and its vectors hold."""
+    _say(f"memory of ranking, {side}")
+    with _side(side, folder) as process:
+        process.ask(make="ranking")
+        before = process.ask(memory=True)["bytes"]
+        process.ask(first="ranking")
+        return process.ask(memory=True)["bytes"] - before
+
+
+def _rounds(names: list[str], folder: Path, rounds: int) -> tuple[dict, dict[str, int], int]:
+    """Parts in rounds, the sides in turn; the peak memory of each side after its whole epoch and nothing else."""
+    seconds, memory = {}, {}
+    with contextlib.ExitStack() as stack:
+        sides = [stack.enter_context(_side(name, folder)) for name in names]
+        parameters = sides[0].ask(parameters=True)["parameters"]
+        for part in sides[0].parts:
+            _say(part)
+            having = [side for side in sides if part in side.parts]
+            # An epoch is long, and many steps already: once, without a warm-up.
+            warm_ups, count = (0, 1) if part == "epoch" else (1, rounds)
+            for turn in range(warm_ups + count):
+                for side in having:
+                    taken = side.ask(run=part)["seconds"]
+                    if turn >= warm_ups:
+                        seconds.setdefault(part, {}).setdefault(side.name, []).append(taken)
+            for side in having:
+                if part == "epoch":
+                    memory[side.name] = side.ask(memory=True)["bytes"]
+                side.ask(drop=part)
+    summaries = {
+        part: {
+            side: {"median": statistics.median(taken), "min": min(taken), "max": max(taken)}
+            for side, taken in by_side.items()
+        }
+        for part, by_side in seconds.items()
+    }
+    return summaries, memory, parameters
+
+
+def _sizes(problem: Problem, parameters: int) -> Sizes:
+    dataset, config = problem.dataset, problem.config
+    model = config.model
+    return Sizes(
+        users=dataset.num_users,
+        items=dataset.num_items,
+        widths=tuple(table.shape[1] for table in dataset.features.values()),
+        embedding_dim=model.embedding_dim,
+        rank=model.rank,
+        layers=(model.num_user_layers, model.num_item_layers, model.num_layers),
+        entries=tuple(problem.graphs[name].nnz for name in ("user_user", "item_item", "user_item")),
+        batch=config.batch_size,
+        parameters=parameters,
+        interactions=len(dataset.train),
+        ranked_users=len(np.unique(dataset.test[:, 0])),
+    )
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="rearm_jax beside plain PyTorch")
+    parser.add_argument("--preset", action="append", choices=PRESETS, help="may be repeated; default tiktok and baby")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("REARM_DATA", "data"), help="folder of the data sets"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", help="of the result files; default: processor and number of cores")
+    arguments = parser.parse_args()
+    presets = arguments.preset or ["tiktok", "baby"]
+    for preset in presets:
+        if not (arguments.data / preset / "train.npy").exists():
+            parser.error(f"{arguments.data / preset} holds no train.npy: name the folder of the data sets with --data")
+    os.environ["JAX_PLATFORMS"] = arguments.device
+    with_torch = importlib.util.find_spec("torch") is not None
+    machine = describe()
+    name = arguments.name or re.sub(r"\W+", "-", f"{machine['processor']} {machine['cores']} cores").strip("-").lower()
+    results = {
+        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
+        "machine": machine,
+        "presets": {preset: compare(preset, arguments.data, arguments.rounds, with_torch) for preset in presets},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = table.markdown(results)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The parts that are not PyTorch's: every part of our side runs, and the tables say what the results say."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import jax_side, problem, scores, table
+from benchmarks.costs import Sizes, part_costs
+from rearm_jax.experiment import build_experiment
+from rearm_jax.graphs.relations import user_interest_features
+from tests.conftest import tiny_config
+
+SIZES = Sizes(
+    users=60,
+    items=40,
+    widths=(6, 6),
+    embedding_dim=8,
+    rank=3,
+    layers=(1, 1, 4),
+    entries=(300, 200, 700),
+    batch=64,
+    parameters=5000,
+    interactions=353,
+    ranked_users=50,
+)
+
+
+def test_every_part_runs_from_the_files_of_a_problem(tmp_path):
+    config = tiny_config(graph__cache_dir=str(tmp_path / "graphs"))
+    experiment = build_experiment(config)
+    dataset = experiment.dataset
+    graphs = problem.scipy_graphs(experiment.graphs)
+    interests = {
+        name: user_interest_features(dataset.train, dataset.num_users, features)
+        for name, features in dataset.features.items()
+    }
+    written = problem.Problem(config, dataset, graphs, interests)
+    problem.write_problem(written, tmp_path)
+    read = problem.load_problem(tmp_path)
+    assert all((read.graphs[name] != graph).nnz == 0 for name, graph in graphs.items())
+    assert read.dataset.content_hash == dataset.content_hash
+    parts = jax_side.load_parts(str(tmp_path), "jax")
+    for make in parts.values():
+        make()()
+    assert set(parts) == set(part_costs(SIZES)) | {"epoch", "evaluation"}
+
+
+def test_costs_against_a_count_by_hand():
+    costs = part_costs(SIZES)
+    # Tables of 100 rows, 12 numbers wide in all: read, read again for the kernel's gradient, and their own gradient.
+    assert costs["wide features"].bytes == 4 * (3 * 100 * 12 + 2 * 100 * 2 * 8)
+    assert costs["wide features"].flops == 3 * 2 * 100 * 12 * 8
+    assert costs["ranking"].flops == 2 * 50 * 40 * 3 * 8
+    assert costs["propagation user-item"].flops == 2 * 4 * 2 * 700 * 24
+    assert costs["ranking"].floor(1e9, 1.0) == costs["ranking"].flops
+    assert costs["optimiser"].floor(1.0, 1e12) == 4 * 7 * 5000
+
+
+def test_the_table_ends_each_row_in_the_ratio():
+    def measured(jax, torch):
+        sides = {"jax": jax, "torch": torch}
+        return {side: {"median": s, "min": s * 0.9, "max": s * 1.1} for side, s in sides.items()}
+
+    costs = part_costs(SIZES)
+    floors = {"copy_bytes_per_s": 1e9, "matmul_flops_per_s": 1e9}
+    parts = {
+        name: measured(0.5, 4.0) | cost._asdict() | {"floor": cost.floor(**floors)} for name, cost in costs.items()
+    }
+    result = {
+        "data": "made up",
+        "sizes": SIZES._asdict(),
+        "floors": floors,
+        "graphs": {
+            "knn": 2.0,
+            "knn flops": 1e9,
+            "co-occurrence": 0.1,
+            "co-occurrence by pair loops": 12.0,
+            "graphs cold": 3.0,
+            "graphs cached": 0.01,
+        },
+        "first step": {"compiled": 5.0, "cached": 1.0},
+        "peak memory": {"jax": 1e9, "torch": 3e9},
+        "ranking memory": {"jax": 1e8, "torch": 2e8},
+        "parts": parts,
+    }
+    machine = {"processor": "P", "cores": 2, "device": "1 x cpu", "python": "3.11", "versions": {"jax": "0.10"}}
+    text = table.markdown({"command": "C", "machine": machine, "presets": {"tiktok": result}})
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert rows["step"].endswith("| 8.0x |")
+    assert "500 ms (450 ms - 550 ms)" in rows["attention"]
+    assert rows["co-occurrence graphs, against pair loops"].endswith("| 120.0x |")
+    assert rows["peak memory of a run"].endswith("| 3.0x |")
+    assert "50% of the matmul rate" in rows["kNN graph, items by the first modality"]
+
+
+def write_result(folder, model, seed, value, **changes):
+    metrics = {f"test/{name}": value for name in scores.METRICS}
+    popular = {f"test/{name}": 0.05 for name in scores.METRICS}
+    result = {"model": model, "seed": seed, "protocol": "strict", "split_hash": "h", "seconds": 30.0, "epochs": 10}
+    result |= metrics | {"yardsticks": {"most_popular": popular}} | changes
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(result))
+    return str(folder)
+
+
+def test_scores_are_means_and_deviations_over_seeds(tmp_path, monkeypatch, capsys):
+    values = [0.08, 0.1, 0.09]
+    runs = [write_result(tmp_path / str(seed), "rearm", seed, value) for seed, value in enumerate(values)]
+    monkeypatch.setattr("sys.argv", ["scores", *runs, write_result(tmp_path / "l", "lightgcn", 0, 0.2)])
+    scores.main()
+    lines = capsys.readouterr().out.splitlines()
+    expected = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+    assert lines[3] == f"| rearm | 0, 1, 2 | {' | '.join([expected] * 4)} | 3 |"
+    assert lines[4].startswith("| lightgcn | 0 | 0.2000 |")
+    assert lines[2].startswith("| most_popular | | 0.0500 |")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 0}, "same seed twice"),
+        ({"split_hash": "other"}, "split_hash"),
+        ({"protocol": "reference"}, "protocol"),
+    ],
+)
+def test_scores_refuse_what_cannot_be_compared(tmp_path, monkeypatch, changes, message):
+    runs = [write_result(tmp_path / "a", "rearm", 0, 0.1), write_result(tmp_path / "b", "rearm", 1, 0.1, **changes)]
+    monkeypatch.setattr("sys.argv", ["scores", *runs])
+    with pytest.raises(SystemExit, match=message):
+        scores.main()
