@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults bench lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m rearm_jax.main --config configs/demo.py
@@ -10,9 +10,18 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+# Kills, flipped bits, full disks and bad input, all in full; docs/reliability.md has the figures of the last run.
+faults: .venv/installed-dev
+	$(BIN)/python -m tests.faults
+
+# rearm_jax beside PyTorch; REARM_DATA names the folder of the data sets (default: data).
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks.run
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck launch/*.sh launch/slurm.sbatch
 
 clean:
 	rm -rf .venv runs .cache
@@ -20,6 +29,10 @@ clean:
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/installed-bench: requirements-bench.txt .venv/installed
+	$(BIN)/pip install --quiet -r requirements-bench.txt
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

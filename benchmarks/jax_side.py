@@ -1,6 +1,7 @@
 """The parts of rearm_jax, each a function that computes once, forward and backward, and waits for the result."""
 
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.experiment import Experiment, abstract_params, init_params
 from rearm_jax.graphs.adjacency import propagate
-from rearm_jax.models.meta_network import MetaNetwork
+from rearm_jax.models.meta_network import MetaNetwork, torch_linear
 from rearm_jax.models.rearm import REARM
 from rearm_jax.models.representations import Representations
 from rearm_jax.training.evaluator import Evaluator
+from rearm_jax.training.loop import CALL_SECONDS
 from rearm_jax.training.parallel import Shard, data_parallel, replicate
 from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
 from rearm_jax.training.step import TrainState, loss_share, steps_per_epoch, train_steps
@@ -29,6 +31,7 @@ def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], ob
     problem = load_problem(Path(folder))
     experiment = functools.cache(lambda: make_experiment(problem))
     makers = {
+        "first step": _first_step,
         "epoch": _epoch,
         "step": _step,
         "evaluation": _evaluation,
@@ -85,18 +88,27 @@ def _training(experiment: Experiment):
     return lambda state, count: parallel(state, graphs, sampler, np.int32(count)), state
 
 
-def _step(experiment: Experiment) -> Callable[[], object]:
+def _first_step(experiment: Experiment) -> Callable[[], object]:
     run, state = _training(experiment)
-    total = steps_per_epoch(len(experiment.dataset.train), experiment.config.batch_size)
+    return lambda: jax.block_until_ready(run(state, 1))
+
+
+def _step(experiment: Experiment) -> Callable[[], object]:
+    """As many steps as the training loop does in a call on a CPU; one a call would pay for fresh memory each time."""
+    run, state = _training(experiment)
+    state, *_ = jax.block_until_ready(run(state, 1))
+    start = time.perf_counter()
+    state, *_ = jax.block_until_ready(run(state, 1))
+    count = max(1, round(CALL_SECONDS / (time.perf_counter() - start)))
     holder = [state]
 
-    def step():
-        state, *_ = run(holder.pop(), 1)
-        # Always an epoch's first step: the last is short.
-        holder.append(state._replace(step=replicate(state.step // total * total)))
-        jax.block_until_ready(holder)
+    def steps():
+        state, *_ = run(holder.pop(), count)
+        # Always an epoch's first steps: the last is short.
+        holder.append(jax.block_until_ready(state._replace(step=replicate(np.int32(0)))))
 
-    return step
+    steps.count = count
+    return steps
 
 
 def _epoch(experiment: Experiment) -> Callable[[], object]:
@@ -137,13 +149,13 @@ def _wide_features(experiment: Experiment) -> Callable[[], object]:
     dataset, d = experiment.dataset, experiment.config.model.embedding_dim
     sizes = [(n, table.shape[1]) for n in (dataset.num_users, dataset.num_items) for table in dataset.features.values()]
     tables = [_random(size, seed) for seed, size in enumerate(sizes)]
-    kernels = [_random((width, d)) for _, width in sizes]
-    biases = [_random((d,)) for _ in sizes]
+    params = [{"kernel": _random((width, d)), "bias": _random((d,))} for _, width in sizes]
 
-    def project(tables, kernels, biases):
-        return [table @ kernel + bias for table, kernel, bias in zip(tables, kernels, biases, strict=True)]
+    def project(tables, params):
+        layer = torch_linear(d, jnp.float32, "projection", fan_in=1)
+        return [layer.apply({"params": param}, table) for table, param in zip(tables, params, strict=True)]
 
-    return _forward_backward(project, tables, kernels, biases)
+    return _forward_backward(project, tables, params)
 
 
 def _propagation(experiment: Experiment, graph: str) -> Callable[[], object]:

@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
                 "decay_epochs": 0,  # cosine: epochs until the learning rate is 0
             },
             "gradient_clip_norm": 0.0,  # global norm; 0 switches clipping off
+            # On several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices.
+            "parallel": "data",
             "compute_dtype": "float32",  # of the dense layers: "float32" or "bfloat16" (sums stay float32)
             "data": {
                 "source": "folder",  # "folder" or "synthetic"
@@ -48,6 +50,7 @@ def get_config() -> ConfigDict:
                 "item_cooccurrence_weight": 0.2,  # the rest is the weight of the semantic graph
                 "user_modality_weights": (0.5, 0.5),  # of each modality in the user interest graph; sums to 1
                 "item_modality_weights": (0.5, 0.5),  # of each modality in the item semantic graph; sums to 1
+                "knn": "auto",  # "exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes
                 "cache_dir": ".cache/graphs",  # built graphs are kept here; "" switches the cache off
             },
             "model": {

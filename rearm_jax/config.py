@@ -85,6 +85,7 @@ SCHEMA = {
     "schedule.warmup_epochs": _integer(0),
     "schedule.decay_epochs": _integer(0),
     "gradient_clip_norm": _NOT_NEGATIVE,
+    "parallel": _choice("data", "row"),
     "compute_dtype": _choice("float32", "bfloat16"),
     "data.source": _choice("folder", "synthetic"),
     "data.root": _TEXT,
@@ -102,6 +103,7 @@ SCHEMA = {
     "graph.item_cooccurrence_weight": _FRACTION,
     "graph.user_modality_weights": _MODALITY_WEIGHTS,
     "graph.item_modality_weights": _MODALITY_WEIGHTS,
+    "graph.knn": _choice("auto", "exact", "approx"),
     "graph.cache_dir": _TEXT,
     "model.name": _choice("rearm", "lightgcn"),
     "model.embedding_dim": _integer(1),
@@ -144,6 +146,7 @@ MAY_DIFFER = (
     "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
     "data.root",  # where: the content hash guards what is in the folder
     "evaluation.block_size",  # how much memory: the metrics do not depend on it
+    "parallel",  # how much memory on each device: checkpoints move from one to the other
 )
 
 

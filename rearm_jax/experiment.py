@@ -26,7 +26,7 @@ class Experiment:
     dataset: Dataset
     graphs: Graphs
     model: nn.Module
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -70,12 +70,16 @@ def make_model(config: ConfigDict, dataset: Dataset) -> nn.Module:
     )
 
 
-def make_optimizer(config: ConfigDict, num_interactions: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, num_interactions: int) -> optax.GradientTransformationExtraArgs:
     """AdamW (Loshchilov & Hutter, ICLR 2019) with PyTorch's defaults, after the optional clipping of the gradient.
 
     Args:
       config: the whole config.
       num_interactions: in train; the schedule counts epochs.
+
+    Returns:
+      A transformation whose update also takes `grad_norm`, the norm of all gradients, float32 (): a device that holds
+      only some rows of the tables cannot compute it. Without it, the gradients given are taken for all.
     """
     epoch = -(-num_interactions // config.batch_size)
     schedule = config.schedule
@@ -88,8 +92,18 @@ def make_optimizer(config: ConfigDict, num_interactions: int) -> optax.GradientT
     decayed = None if config.model.train_meta_projection else _all_but_meta_projections
     adamw = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay, mask=decayed)
     if config.gradient_clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.gradient_clip_norm), adamw)
-    return adamw
+        return optax.chain(_clip_by_norm(config.gradient_clip_norm), adamw)
+    return optax.with_extra_args_support(adamw)
+
+
+def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """optax.clip_by_global_norm (and its state), but for the norm that may be given."""
+
+    def update(grads, state, params=None, *, grad_norm=None, **_):
+        norm = optax.tree.norm(grads) if grad_norm is None else grad_norm
+        return jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), grads), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _all_but_meta_projections(params: dict) -> dict:

@@ -9,13 +9,16 @@ import logging as standard_logging
 import re
 import signal
 import sys
+import traceback
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rearm_jax.config import parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
+from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder, saved_config
 
@@ -23,23 +26,36 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py", loc
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
+_STOPPED_CODE = flags.DEFINE_integer(
+    "stopped_code", 0, "exit code after SIGTERM has stopped a run; not 0 where a scheduler restarts what fails"
+)
+_COMPILED = ".cache/compiled"
 
 
 def main() -> int:
-    """Runs the command line; returns the exit code: 0, 1 for an error of the user's, 130 after Ctrl-C."""
+    """Runs the command line; returns the exit code.
+
+    0; 1 for an error that is explained, and that the same command would meet again; 70 for any other; 130 after Ctrl-C.
+    """
     _plain_log()
     app.define_help_flags()
     try:
         remaining = parse_flags(sys.argv)
         if len(remaining) > 1:
             raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
+        _keep_compiled_programs()
+        initialize(_DISTRIBUTED.value)
         return _evaluate() if _MODE.value == "evaluate" else _train()
     except RearmError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return abandon(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return abandon(130)
+    except Exception:
+        traceback.print_exc()
+        return abandon(70)
 
 
 def _train() -> int:
@@ -50,11 +66,12 @@ def _train() -> int:
     if not _OVERWRITE.value:
         check_run_folder(workdir, config)
     experiment = build_experiment(config)
+    check_same(experiment)
     if _OVERWRITE.value:
-        clear_run_folder(workdir)
+        first_only(clear_run_folder, workdir)
     result, stopped_by = train(experiment, workdir)
     if result is None:
-        return 130 if stopped_by == signal.SIGINT else 0
+        return 130 if stopped_by == signal.SIGINT else _STOPPED_CODE.value
     logging.info("%s", _table(result))
     logging.info("run folder: %s", workdir)
     return 0
@@ -69,7 +86,11 @@ def _evaluate() -> int:
     if _CONFIG.value is not None:
         check_run_folder(_WORKDIR.value, _CONFIG.value)
         config = _CONFIG.value
-    print(json.dumps(evaluate_run(build_experiment(config), _WORKDIR.value), indent=2))
+    experiment = build_experiment(config)
+    check_same(experiment)
+    metrics = evaluate_run(experiment, _WORKDIR.value)
+    if is_first():
+        print(json.dumps(metrics, indent=2))
     return 0
 
 
@@ -87,6 +108,12 @@ def _table(result: dict) -> str:
     for metric in (key for key in result if key.startswith(("valid/", "test/"))):
         lines.append(f"{metric:24}" + "".join(f"{values[metric]:14.4f}" for values in columns.values()))
     return "\n".join(lines)
+
+
+def _keep_compiled_programs() -> None:
+    """Compiled programs are kept on the disk, so that the same run starts in seconds the next time."""
+    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR names another folder
+        jax.config.update("jax_compilation_cache_dir", _COMPILED)
 
 
 def _plain_log() -> None:

@@ -43,7 +43,7 @@ def test_every_part_runs_from_the_files_of_a_problem(tmp_path):
     parts = jax_side.load_parts(str(tmp_path), "jax")
     for make in parts.values():
         make()()
-    assert set(parts) == set(part_costs(SIZES)) | {"epoch", "evaluation"}
+    assert set(parts) == set(part_costs(SIZES)) | {"first step", "epoch", "evaluation"}
 
 
 def test_costs_against_a_count_by_hand():
@@ -125,7 +125,8 @@ def test_scores_are_means_and_deviations_over_seeds(tmp_path, monkeypatch, capsy
     ],
 )
 def test_scores_refuse_what_cannot_be_compared(tmp_path, monkeypatch, changes, message):
-    runs = [write_result(tmp_path / "a", "rearm", 0, 0.1), write_result(tmp_path / "b", "rearm", 1, 0.1, **changes)]
+    first = write_result(tmp_path / "a", "rearm", 0, 0.1)
+    runs = [first, write_result(tmp_path / "b", "rearm", **{"seed": 1, "value": 0.1} | changes)]
     monkeypatch.setattr("sys.argv", ["scores", *runs])
     with pytest.raises(SystemExit, match=message):
         scores.main()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from absl import logging as absl_logging
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.training.checkpoint import Checkpoints, checkpoint_directory
-from rearm_jax.training.writer import replace_file
+from rearm_jax.training.digest import DELETED, write_record
 
 NAN = float("nan")
 
@@ -110,7 +111,7 @@ def test_parameters_alone_need_no_file_of_the_optimiser(tmp_path):
         path.rmdir() if path.is_dir() else path.unlink()
     with Checkpoints(tmp_path) as checkpoints:
         assert_same(checkpoints.restore_params(1, params), params)
-        with pytest.raises(CheckpointError, match="damaged step 1"):
+        with pytest.raises(CheckpointError, match=r"/1 is damaged: rest/.* is missing"):
             checkpoints.restore(1, params, rest)
 
 
@@ -150,18 +151,19 @@ def test_a_restored_state_trains_on_as_the_saved_one(tmp_path):
 @pytest.mark.parametrize(
     ("metrics", "best", "kept"),
     [
-        ([0.1, 0.5, 0.3, 0.2], 2, [2, 4]),
-        ([0.1, 0.2, 0.3], 3, [3]),
-        ([0.5, 0.1], 1, [1, 2]),
-        ([0.2, 0.2, 0.2], 1, [1, 3]),  # an equal is no gain
-        ([0.3, NAN, NAN], 1, [1, 3]),
+        ([0.1, 0.5, 0.3, 0.2], 2, [2, 3, 4]),
+        ([0.1, 0.2, 0.3], 3, [2, 3]),
+        ([0.5, 0.2, 0.1], 1, [1, 2, 3]),
+        ([0.5, 0.2, 0.1, 0.6], 4, [1, 3, 4]),  # 1 is the best again where 4 is lost
+        ([0.2, 0.2, 0.2], 1, [1, 2, 3]),  # an equal is no gain
+        ([0.3, NAN, NAN], 1, [1, 2, 3]),
         ([NAN, 0.1, NAN, 0.2, NAN], 4, [4, 5]),
-        ([0.1, float("inf"), -float("inf")], 1, [1, 3]),
-        ([NAN, NAN], None, [2]),
-        ([-0.5, -0.2, -0.3], 2, [2, 3]),
+        ([0.1, float("inf"), -float("inf")], 1, [1, 2, 3]),
+        ([NAN, NAN, NAN], None, [2, 3]),
+        ([-0.5, -0.2, -0.3, -0.4], 2, [2, 3, 4]),
     ],
 )
-def test_latest_and_best_are_kept_and_nothing_else(tmp_path, metrics, best, kept):
+def test_the_latest_two_and_the_best_are_kept_and_nothing_else(tmp_path, metrics, best, kept):
     assert save_metrics(tmp_path, metrics) == (len(metrics), best)
     assert step_folders(tmp_path) == kept
     with Checkpoints(tmp_path) as checkpoints:
@@ -175,7 +177,7 @@ def test_the_best_outlives_a_new_process_and_nan(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step, metric in [(4, NAN), (5, 0.3), (6, NAN)]:
             checkpoints.save(step, {"a": jnp.full(3, step)}, {"b": jnp.ones(2)}, {}, metric)
-    assert step_folders(tmp_path) == [2, 6]
+    assert step_folders(tmp_path) == [2, 5, 6]
 
 
 STATE = ({"a": np.arange(3, dtype=np.int32)}, {"b": np.ones(2, np.float32)})  # numpy: no device at import
@@ -207,7 +209,8 @@ def test_a_step_saved_before_its_evaluation_takes_it_later(tmp_path):
         assert_same(found[:2], STATE)
         assert found[2]["epoch"] == 2
         checkpoints.save(3, *STATE, {}, 0.1)
-    assert step_folders(tmp_path) == [2, 3]
+        checkpoints.save(4, *STATE, {}, 0.1)
+    assert step_folders(tmp_path) == [2, 3, 4]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -228,13 +231,13 @@ def test_saving_the_latest_step_again(tmp_path):
 def test_a_kill_while_the_evaluation_is_added_costs_nothing(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, *STATE, {"epoch": 0}, NAN)
+        checkpoints.wait()
 
         def killed(path, text):
-            if path.parent.name == "progress":
-                raise KeyboardInterrupt
-            replace_file(path, text)
+            path.with_suffix(".tmp").write_text(text[:20])
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr("rearm_jax.training.checkpoint.replace_file", killed)
+        monkeypatch.setattr("rearm_jax.training.digest.replace_file", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(1, *STATE, {"epoch": 1}, 0.5)
     monkeypatch.undo()
@@ -310,9 +313,9 @@ def test_a_step_that_is_not_there(tmp_path):
     save_metrics(tmp_path, [0.5, 0.1, 0.2])
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match=r"checkpoints holds no checkpoint of step 2, only of \[1, 3\]"),
+        pytest.raises(CheckpointError, match=r"checkpoints holds no checkpoint of step 4, only of \[1, 2, 3\]"),
     ):
-        checkpoints.read_progress(2)
+        checkpoints.read_progress(4)
 
 
 def test_interrupted_saves_are_no_steps(tmp_path):
@@ -327,39 +330,50 @@ def test_interrupted_saves_are_no_steps(tmp_path):
             checkpoints.read_progress(9)
         checkpoints.save(2, {"a": jnp.full(3, 2)}, {"b": jnp.ones(2)}, {}, 0.6)  # over what an interrupted save left
         np.testing.assert_array_equal(checkpoints.restore_params(2, {"a": jnp.zeros(3, int)})["a"], 2)
-    assert step_folders(tmp_path) == [2]
+    assert step_folders(tmp_path) == [1, 2]
 
 
-def test_damage_is_a_checkpoint_error_that_names_the_folder(tmp_path):
+def test_damaged_files_are_never_loaded(tmp_path):
+    """The other steps are; how training falls back is told in tests/faults."""
     like = {"a": jnp.zeros(3, int)}
-    save_metrics(tmp_path, [0.5, 0.1])
+    save_metrics(tmp_path, [0.5, 0.1, 0.2])
     folder = tmp_path / "checkpoints"
-    for path in (folder / "2" / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    (folder / "2" / "progress" / "metadata").write_text('{"epo')
-    (folder / "3").mkdir()
+    metadata = folder / "2" / "params" / "_METADATA"
+    metadata.write_bytes(metadata.read_bytes()[:-1])
+    (folder / "7").mkdir()  # an empty folder is no step
     with Checkpoints(tmp_path) as checkpoints:
-        for step in (2, 3):
-            message = f"{folder} has a damaged step {step}. Remove {folder}/{step} to go back"
-            with pytest.raises(CheckpointError, match=message):
-                checkpoints.restore_params(step, like)
-            with pytest.raises(CheckpointError, match=message):
-                checkpoints.read_progress(step)
-        np.testing.assert_array_equal(checkpoints.restore_params(1, like)["a"], 1)
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (3, 1)
+        with pytest.raises(CheckpointError, match=f"{folder}/2 is damaged: params/_METADATA is not what was written"):
+            checkpoints.restore_params(2, like)
+        for step in (1, 3):
+            np.testing.assert_array_equal(checkpoints.restore_params(step, like)["a"], step)
 
-    (folder / "2" / "metrics" / "metrics").write_text("not json")
-    with pytest.raises(CheckpointError, match=f"{folder} cannot be opened"):
-        Checkpoints(tmp_path)
+    record = folder / "1" / "finished.json"
+    record.write_text(record.read_text().replace("0.5", "0.6"))
+    with Checkpoints(tmp_path) as checkpoints:
+        message = f"{folder}/1 is damaged: .*finished.json cannot be read .it is not what was written"
+        for read in (checkpoints.best_step, lambda: checkpoints.read_progress(1)):
+            with pytest.raises(CheckpointError, match=message):
+                read()
+        assert checkpoints.read_progress(3) == {"epoch": 3}
+
+
+def test_a_deletion_that_was_cut_short_leaves_no_damage(tmp_path):
+    save_metrics(tmp_path, [0.1, 0.5, 0.2, 0.3])
+    old = tmp_path / "checkpoints" / "3"
+    write_record(old, DELETED)
+    shutil.rmtree(old / "params")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
+        assert step_folders(tmp_path) == [2, 3, 4]  # looking changes nothing
+        assert checkpoints.resume_step() == 4
+    assert step_folders(tmp_path) == [2, 4]
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "checkpoints").write_text("")
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match=r"checkpoints cannot take step 1\. See that .* the folder is writable"),
-    ):
-        checkpoints.save(1, {"a": jnp.ones(3)}, {"b": jnp.ones(2)}, {}, 0.5)
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be opened\. Repair or remove that folder"):
+        Checkpoints(tmp_path)
 
 
 def test_a_failed_write_is_told_and_keeps_what_was_there(tmp_path):
@@ -377,7 +391,7 @@ def test_a_failed_write_is_told_and_keeps_what_was_there(tmp_path):
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (2, 1)
         checkpoints.save(4, big, small, {}, 0.9)
         assert_same(checkpoints.restore_params(4, big), big)
-    assert step_folders(tmp_path) == [4]
+    assert step_folders(tmp_path) == [1, 2, 4]
 
 
 def test_the_log_shows_no_chatter_of_orbax(tmp_path, caplog):

@@ -138,8 +138,9 @@ BAD = {
     **dict.fromkeys(("schedule.warmup_epochs", "schedule.decay_epochs"), COUNT[1:]),
     **dict.fromkeys(("log.progress", "log.tensorboard", "model.train_meta_projection"), (0, 1, "true", None)),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
-    **dict.fromkeys(("protocol", "schedule.name", "compute_dtype"), ("", "Strict", "float64", None, 0, ("strict",))),
+    **dict.fromkeys(("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))),
     **dict.fromkeys(("data.source", "model.name"), ("", "REARM", "folder ", None, 1)),
+    "graph.knn": ("", "Exact", "approximate", None, 1, ("auto",)),
     "evaluation.ks": ((), (0,), (-5,), (5, 5), (5, 20.0), (True, 20), ("20",), [20], 20, None),
     "evaluation.metric": ("recall", "recall@", "@20", "auc@20", "recall@0", "recall@20 ", "Recall@20", "recall@²", 20),
     **dict.fromkeys(
@@ -302,7 +303,7 @@ def test_differences_names_every_field_but_those_that_may_differ():
         changed = value[::-1] + value if isinstance(value, tuple) else other[type(value)](value)
         found += differences(saved, demo_with({name: changed}))
     may_differ = {"num_epochs", "patience", "log.progress", "log.tensorboard"}
-    may_differ |= {"graph.cache_dir", "data.root", "evaluation.block_size"}
+    may_differ |= {"graph.cache_dir", "data.root", "evaluation.block_size", "parallel"}
     assert sorted(found) == sorted(set(SCHEMA) - may_differ)
     assert differences(saved, saved) == []
     assert differences(shipped("baby"), demo_with({}))[0] == "protocol"

@@ -15,11 +15,12 @@ import pytest
 
 from rearm_jax.config import from_json
 from rearm_jax.errors import CheckpointError, NonFiniteError
-from rearm_jax.experiment import abstract_params, build_experiment
+from rearm_jax.experiment import build_experiment
 from rearm_jax.training import loop
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.interrupt import stop_on_signal
 from rearm_jax.training.loop import evaluate_run, train
+from rearm_jax.training.placement import state_like
 from rearm_jax.training.progress import Progress
 from tests.conftest import tiny_config
 
@@ -93,7 +94,7 @@ def test_what_a_run_writes(rearm_run):
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 1
     assert from_json((workdir / "config.json").read_text()).to_dict() == experiment.config.to_dict()
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
-    assert kept == {4 * STEPS, result["best_step"]}
+    assert kept == {3 * STEPS, 4 * STEPS, result["best_step"]}
 
     written = read_result(workdir)
     assert written == result
@@ -153,7 +154,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(rearm_run, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_check_finite", check_and_interrupt)
-        patch.setattr(loop, "_CALL_SECONDS", 0.0)  # a step a call
+        patch.setattr(loop, "CALL_SECONDS", 0.0)  # a step a call
         assert train(experiment, str(tmp_path)) == (None, number)
     assert calls == list(range(1, call + 1))
     with Checkpoints(tmp_path) as checkpoints:
@@ -172,8 +173,8 @@ def test_signals_are_handled_once_and_handed_back():
         assert request.signal is None
         os.kill(os.getpid(), signal.SIGINT)
         assert request.signal == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # the second one quits
+        assert signal.getsignal(signal.SIGTERM) not in before
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -242,7 +243,7 @@ def scripted(monkeypatch):
 
 
 def test_early_stopping_and_one_look_at_the_test_split(tmp_path, scripted):
-    scripted.values[:] = [0.1, 0.3, 0.3, math.nan, 0.2, 0.9]
+    scripted.values[:] = [0.1, 0.3, 0.3, 0.0, 0.2, 0.9]
     scripted.calls.clear()
     result, _ = train(lightgcn(num_epochs=10, patience=2), str(tmp_path))
     # Epochs 3, 4 and 5 bring no strict gain: that is more than 2.
@@ -252,7 +253,6 @@ def test_early_stopping_and_one_look_at_the_test_split(tmp_path, scripted):
     parameters = [value for _, value in scripted.calls]
     assert parameters[5] == parameters[6] == parameters[1]  # of the best checkpoint
     assert len(set(parameters)) == 5
-    assert read_lines(tmp_path)[3]["valid/recall@10"] is None  # JSON has no NaN
 
     scripted.calls.clear()
     again, _ = train(lightgcn(num_epochs=10, patience=2), str(tmp_path))
@@ -281,12 +281,6 @@ def test_a_best_value_of_zero_is_a_value(tmp_path, scripted, log_text):
     scripted.values[:] = [0.0]
     train(lightgcn(num_epochs=1), str(tmp_path))
     assert "best 0.0000 at epoch 1" in log_text()
-
-
-def test_a_metric_that_is_never_finite(tmp_path, scripted):
-    scripted.values[:] = [math.nan, math.nan]
-    with pytest.raises(CheckpointError, match="no evaluation gave a finite recall@10"):
-        train(lightgcn(num_epochs=2), str(tmp_path))
 
 
 def test_a_non_finite_loss_stops_the_run_and_the_checkpoint_stays(tmp_path):
@@ -358,7 +352,7 @@ def test_legal_oddities_of_the_data_train_without_nan(tmp_path, log_text, make_e
     assert all(math.isfinite(value) for line in read_lines(workdir) for value in line.values())
     assert all(math.isfinite(result[f"{split}/{name}@5"]) for split in ("valid", "test") for name in ("recall", "ndcg"))
     with Checkpoints(workdir) as checkpoints:
-        params = checkpoints.restore_params(checkpoints.latest_step(), loop._replicated(abstract_params(experiment)))
+        params = checkpoints.restore_params(checkpoints.latest_step(), state_like(experiment).params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 

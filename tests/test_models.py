@@ -113,9 +113,9 @@ def test_every_attention_has_its_own_mask_and_rate(monkeypatch):
     model = experiment.model.clone(self_dropout=0.3, cross_dropout=0.7)
     calls = []
 
-    def recording(q, k, v, seed, rate):
+    def recording(q, k, v, seed, rate, first_node):
         calls.append((int(seed), rate))
-        return scalar_attention(q, k, v, seed, rate)
+        return scalar_attention(q, k, v, seed, rate, first_node)
 
     monkeypatch.setattr(attention, "scalar_attention", recording)
     for step in (1, 2):

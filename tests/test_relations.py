@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse
 from sklearn.neighbors import NearestNeighbors
 
-from rearm_jax.graphs import relations
+from rearm_jax.graphs import knn, relations
 
 GOLDEN = sorted((pathlib.Path(__file__).parent / "golden").glob("*.npz"))
 BABY = os.path.join(os.environ.get("REARM_DATA", ""), "baby", "train.npy")
@@ -318,14 +318,14 @@ def test_knn_agrees_with_scikit_learn(k):
 def test_knn_in_chunks_equals_knn_at_once(monkeypatch, setting, value):
     exact, rounded = exact_features(), np.random.default_rng(2).normal(size=(40, 9)).astype(np.float32)
     expected = [relations.knn_graph(features, 6).toarray() for features in (exact, rounded)]
-    shapes, nearest = [], relations._nearest
+    shapes, nearest = [], knn._nearest
 
     def recorded(normalised, start, rows, k):
         shapes.append((start, rows))
         return nearest(normalised, start, rows, k)
 
-    monkeypatch.setattr(relations, setting, value)
-    monkeypatch.setattr(relations, "_nearest", recorded)
+    monkeypatch.setattr(knn, setting, value)
+    monkeypatch.setattr(knn, "_nearest", recorded)
     np.testing.assert_array_equal(relations.knn_graph(exact, 6).toarray(), expected[0])
     rows = 3 if setting == "_CHUNK_SIMILARITIES" else value
     assert {size for _, size in shapes} == {rows}
@@ -334,8 +334,8 @@ def test_knn_in_chunks_equals_knn_at_once(monkeypatch, setting, value):
 
 
 def test_knn_on_the_device_holds_a_chunk_and_no_dense_matrix():
-    n, rows = 20_000, relations._CHUNK_ROWS
-    program = relations._nearest.lower(jnp.zeros((n, 8)), 0, rows, 5).compile()
+    n, rows = 20_000, knn._CHUNK_ROWS
+    program = knn._nearest.lower(jnp.zeros((n, 8)), 0, rows, 5).compile()
     assert program.memory_analysis().temp_size_in_bytes < 3 * rows * n * 4 < n * n * 4 / 10
 
 

@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
-from rearm_jax.graphs import relations
+from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
 
 _FORMAT = 1  # raise it when the cache file or the meaning of a graph changes
@@ -54,6 +54,7 @@ def build_graphs(dataset: Dataset, graph_config: ConfigDict, protocol: str, seed
     Raises:
       ValueError: a number of neighbours exceeds the number of nodes, the number of modality weights is not that of the
         modalities, or the protocol is unknown.
+      ConfigError: a kNN graph needs approximate search (see knn.py), and faiss is not installed.
     """
     if protocol not in ("strict", "reference"):
         raise ValueError(f'protocol must be "strict" or "reference", got {protocol!r}')
@@ -77,6 +78,9 @@ def _build_homography(
     dataset: Dataset, config: ConfigDict, protocol: str, seed: int
 ) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
     """user_user (num_users, num_users) and item_item (num_items, num_items)."""
+    methods = _knn_methods(dataset, config)
+    if "approx" in methods.values():
+        knn.check_installed(config.knn)
     interactions = relations.interaction_matrix(dataset.train, dataset.num_users, dataset.num_items)
     # One source for both graphs, users first: the order of the published code.
     padding = np.random.RandomState(seed) if protocol == "reference" else None
@@ -98,11 +102,11 @@ def _build_homography(
     def user_interest(modality):
         name = f"user interest ({modality})"
         features = relations.user_interest_features(dataset.train, dataset.num_users, dataset.features[modality])
-        return _timed(name, lambda: relations.knn_graph(features, config.user_knn_k, name))
+        return _timed(name, lambda: relations.knn_graph(features, config.user_knn_k, name, methods["users"]))
 
     def item_semantic(modality):
-        name = f"item semantic ({modality})"
-        return _timed(name, lambda: relations.knn_graph(dataset.features[modality], config.item_knn_k, name))
+        name, features = f"item semantic ({modality})", dataset.features[modality]
+        return _timed(name, lambda: relations.knn_graph(features, config.item_knn_k, name, methods["items"]))
 
     def over_modalities(weights, graph_of_modality):
         return relations.combine(weights, [partial(graph_of_modality, modality) for modality in dataset.features])
@@ -113,6 +117,15 @@ def _build_homography(
     user_user = relations.combine((w_user, 1 - w_user), (user_cooccurrence, interest))
     item_item = relations.combine((w_item, 1 - w_item), (item_cooccurrence, semantic))
     return user_user, item_item
+
+
+def _knn_methods(dataset: Dataset, config: ConfigDict) -> dict[str, str]:
+    """ "exact" or "approx" for the kNN graphs of "users" and of "items", as far as their weights call for them."""
+    sides = (
+        ("users", dataset.num_users, config.user_cooccurrence_weight),
+        ("items", dataset.num_items, config.item_cooccurrence_weight),
+    )
+    return {side: knn.choose_method(config.knn, n) for side, n, weight in sides if weight != 1}
 
 
 def _timed(name: str, build: Callable[[], scipy.sparse.csr_array]) -> scipy.sparse.csr_array:
@@ -129,7 +142,8 @@ def _cache_path(dataset: Dataset, config: ConfigDict, protocol: str, seed: int) 
     key = {
         "format": _FORMAT,
         "data": dataset.content_hash,
-        "settings": {name: value for name, value in config.items() if name != "cache_dir"},
+        "settings": {name: value for name, value in config.items() if name not in ("cache_dir", "knn")},
+        "knn": _knn_methods(dataset, config),  # what is done, not what "auto" stands for today
         "protocol": protocol,
         "seed": seed if protocol == "reference" else None,
     }

@@ -4,18 +4,15 @@ Every graph is a square scipy.sparse.csr_array of float32 with sorted, unique in
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from tqdm import tqdm
 
+from rearm_jax.graphs.knn import nearest_approximate, nearest_exact
+
 _EPSILON = 1e-7  # added to every degree, as in the original
 _CHUNK_PRODUCTS = 2**21  # multiply-adds, and so at most as many counts, in a chunk of the co-occurrence product
-_CHUNK_SIMILARITIES = 2**24  # entries in a chunk of the similarity matrix, in at most _CHUNK_ROWS rows
-_CHUNK_ROWS = 512
 
 
 def interaction_matrix(train: np.ndarray, num_users: int, num_items: int) -> scipy.sparse.csr_array:
@@ -108,31 +105,28 @@ def user_interest_features(train: np.ndarray, num_users: int, features: np.ndarr
     return sums
 
 
-def knn_graph(features: np.ndarray, k: int, name: str = "kNN") -> scipy.sparse.csr_array:
+def knn_graph(features: np.ndarray, k: int, name: str = "kNN", method: str = "exact") -> scipy.sparse.csr_array:
     """The k nodes of largest cosine similarity to each node, itself included, each value divided by k + 1e-7.
 
-    (Every row has degree k: D^-1/2 S D^-1/2.) Ties go to the lower id. The similarity to a zero row is 0; entries of
-    value 0 are not stored. Computed on the device in chunks of rows; memory O(n k + n d + chunk n).
+    (Every row has degree k: D^-1/2 S D^-1/2.) Ties go to the lower id (of approximate search: those that it finds
+    first). The similarity to a zero row is 0; entries of value 0 are not stored.
 
     Args:
       features: float32 (n, d).
       k: neighbours of a node, 1 to n.
-      name: shown by the progress bar.
+      name: shown by the progress bar and in the log.
+      method: "exact" or "approx", see knn.py.
 
     Returns:
       float32 (n, n).
 
     Raises:
       ValueError: k is not within 1 and n.
+      ConfigError: the method is "approx", and faiss is not installed.
     """
     n = len(features)
     _check_k(k, n)
-    rows = min(n, _CHUNK_ROWS, max(1, _CHUNK_SIMILARITIES // n))
-    normalised = _normalise(jnp.asarray(features))
-    values, neighbours = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-    for start in tqdm(range(0, n, rows), desc=name, unit="chunk", disable=None, leave=False):
-        start = min(start, n - rows)  # the last chunk overlaps the one before: one shape, one compilation
-        values[start : start + rows], neighbours[start : start + rows] = _nearest(normalised, start, rows, k)
+    values, neighbours = {"exact": nearest_exact, "approx": nearest_approximate}[method](features, k, name)
     scale = np.float32((k + _EPSILON) ** -0.5)
     indptr = np.arange(n + 1) * k
     return _canonical(
@@ -192,19 +186,6 @@ def _chunks(incidence: scipy.sparse.csr_array, transposed: scipy.sparse.csr_arra
         chunks.append((start, stop))
         start = stop
     return chunks
-
-
-@jax.jit
-def _normalise(features: jax.Array) -> jax.Array:
-    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-
-
-@partial(jax.jit, static_argnames=("rows", "k"))
-def _nearest(normalised: jax.Array, start: int, rows: int, k: int) -> tuple[jax.Array, jax.Array]:
-    chunk = jax.lax.dynamic_slice_in_dim(normalised, start, rows)
-    # HIGHEST: the default of GPUs and TPUs rounds the factors, and near neighbours would change places.
-    similarities = jnp.einsum("rd,nd->rn", chunk, normalised, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(similarities, k)
 
 
 def _canonical(graph: scipy.sparse.sparray) -> scipy.sparse.csr_array:

@@ -18,13 +18,16 @@ _BLOCK_NODES = 128  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
 class ScalarAttention(nn.Module):
     """Attention of width 1 and one head, with its input and output projections (all scalars).
 
-    Call with query and context float (n, d) and, in training, a uint32 `seed`; returns float (n, d).
+    Call with query and context float (n, d), in training a uint32 `seed`, and `first_node`, the number of the first row
+    in the whole table; returns float (n, d).
     """
 
     dropout: float
 
     @nn.compact
-    def __call__(self, query: jax.Array, context: jax.Array, seed: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, query: jax.Array, context: jax.Array, seed: jax.Array | None, first_node: jax.Array | int = 0
+    ) -> jax.Array:
         # Xavier-uniform over the stacked (3, 1) matrix, as MultiheadAttention initialises it.
         in_weight = self.param("in_weight", _symmetric_uniform(1.5**0.5), (3,))
         in_bias = self.param("in_bias", nn.initializers.zeros, (3,))
@@ -35,10 +38,12 @@ class ScalarAttention(nn.Module):
         v = context * in_weight[2] + in_bias[2]
         rate = 0.0 if seed is None else self.dropout
         seed = jnp.uint32(0) if seed is None else seed
-        return out_weight * scalar_attention(q, k, v, seed, rate) + out_bias
+        return out_weight * scalar_attention(q, k, v, seed, rate, first_node) + out_bias
 
 
-def scalar_attention(q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, rate: float) -> jax.Array:
+def scalar_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, rate: float, first_node: jax.Array | int = 0
+) -> jax.Array:
     """o_i = sum_j M_ij softmax_j(q_i k_j) v_j for each node, with dropout mask M on the attention weights.
 
     Args:
@@ -46,6 +51,7 @@ def scalar_attention(q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, 
       seed: uint32 (), chooses the dropout mask (see `dropout_mask`).
       rate: share of the weights that is dropped, in [0, 1]; the kept ones are divided by 1 - rate. At 1 the result and
         all gradients are 0, as PyTorch's dropout has it.
+      first_node: int (), number of the first row in the whole table, so that shards of it do not change the mask.
 
     Returns:
       float32 (n, d).
@@ -59,7 +65,7 @@ def scalar_attention(q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, 
         raise ValueError(f"dropout rate {rate} is outside [0, 1]")
     if rate == 1:
         return jnp.zeros_like(q)
-    return _attention(q, k, v, seed, float(rate))
+    return _attention(q, k, v, seed, jnp.asarray(first_node, jnp.uint32), float(rate))
 
 
 def dropout_mask(seed: jax.Array, nodes: jax.Array, d: int, rate: float) -> jax.Array:
@@ -88,12 +94,12 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(q, k, v, seed, rate):
-    return _attention_forward(q, k, v, seed, rate)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attention(q, k, v, seed, first_node, rate):
+    return _attention_forward(q, k, v, seed, first_node, rate)[0]
 
 
-def _attention_forward(q, k, v, seed, rate):
+def _attention_forward(q, k, v, seed, first_node, rate):
     n, d = q.shape
 
     def block(inputs):
@@ -107,12 +113,12 @@ def _attention_forward(q, k, v, seed, rate):
         out = jnp.sum(weights * v[:, None, :], axis=2) / ((1 - rate) * total)
         return out, highest + jnp.log(total)
 
-    out, log_total = _map_blocks(block, n, q, k, v)
-    return out, (q, k, v, seed, out, log_total)
+    out, log_total = _map_blocks(block, n, first_node, q, k, v)
+    return out, (q, k, v, seed, first_node, out, log_total)
 
 
 def _attention_backward(rate, residuals, g):
-    q, k, v, seed, out, log_total = residuals
+    q, k, v, seed, first_node, out, log_total = residuals
     n, d = q.shape
 
     def block(inputs):
@@ -124,14 +130,15 @@ def _attention_backward(rate, residuals, g):
         d_scores = kept * v[:, None, :] - weights * (g * out)[:, :, None]
         return jnp.sum(d_scores * k[:, None, :], axis=2), jnp.sum(d_scores * q[:, :, None], axis=1), kept.sum(axis=1)
 
-    d_q, d_k, d_v = _map_blocks(block, n, q, k, v, out, log_total, g)
-    return d_q, d_k, d_v, np.zeros((), jax.dtypes.float0)
+    d_q, d_k, d_v = _map_blocks(block, n, first_node, q, k, v, out, log_total, g)
+    no_gradient = np.zeros((), jax.dtypes.float0)
+    return d_q, d_k, d_v, no_gradient, no_gradient
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _map_blocks(block, n, *arrays):
+def _map_blocks(block, n, first_node, *arrays):
     """Maps `block` over blocks of rows of the (n, d) arrays and the nodes' indices; returns (n, d) arrays."""
     size = min(_BLOCK_NODES, n)
     padding = -n % size
@@ -139,7 +146,7 @@ def _map_blocks(block, n, *arrays):
     def split(x):
         return jnp.pad(x, ((0, padding), (0, 0))).reshape(-1, size, x.shape[1])
 
-    nodes = jnp.arange(n + padding, dtype=jnp.uint32).reshape(-1, size)
+    nodes = (first_node + jnp.arange(n + padding, dtype=jnp.uint32)).reshape(-1, size)
     outputs = jax.lax.map(block, (*map(split, arrays), nodes))
     return jax.tree.map(lambda x: x.reshape(-1, x.shape[2])[:n], outputs)
 

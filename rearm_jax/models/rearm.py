@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rearm_jax.graphs.adjacency import Adjacency, propagate
+from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.build import Graphs
+from rearm_jax.graphs.row_adjacency import RowAdjacency, propagate
 from rearm_jax.losses import normalize_rows
 from rearm_jax.models.attention import ScalarAttention
 from rearm_jax.models.meta_network import MetaNetwork, torch_linear
-from rearm_jax.models.representations import Representations, take_rows
+from rearm_jax.models.representations import WHOLE, Representations, WholeTable, take_rows
 
 # As PyTorch's xavier_normal_; Flax's own xavier_normal cuts the tails off at two standard deviations.
 _xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
@@ -41,7 +42,13 @@ class REARM(nn.Module):
 
     @nn.compact
     def __call__(
-        self, graphs: Graphs, train: bool, users: jax.Array | None = None, items: jax.Array | None = None
+        self,
+        graphs: Graphs,
+        train: bool,
+        users: jax.Array | None = None,
+        items: jax.Array | None = None,
+        user_rows: WholeTable = WHOLE,
+        item_rows: WholeTable = WHOLE,
     ) -> Representations:
         """The forward pass.
 
@@ -50,33 +57,37 @@ class REARM(nn.Module):
           train: switches the dropout on; needs the random stream "dropout".
           users: int (b_u,), rows of `Representations.users` that are wanted, or None for all.
           items: int (b_i,), likewise.
+          user_rows, item_rows: how the rows of the node tables are reached. Where the tables are sharded by row, the
+            parameters that end in `_table` are this device's shards, and `graphs` are of RowAdjacency.
 
         Returns:
           Representations whose `users` and `items` are (M + 1) d wide: one part a modality, then the shared part.
         """
         prelu = nn.PReLU(negative_slope_init=0.25, name="prelu")
-        user_ids, *user_modal = self._inputs("user", self.num_users)
-        item_ids, *item_modal = self._inputs("item", self.num_items)
+        user_ids, *user_modal = self._inputs("user", user_rows.num_held(self.num_users))
+        item_ids, *item_modal = self._inputs("item", item_rows.num_held(self.num_items))
 
         user_e, *user_f = self._homography(graphs.user_user, [user_ids, *user_modal], self.num_user_layers)
         item_e, *item_f = self._homography(graphs.item_item, [item_ids, *item_modal], self.num_item_layers)
         user_f = [prelu(f) for f in user_f]
-        item_f = self._item_attention(item_f, prelu, train)
+        item_f = self._item_attention(item_f, prelu, train, item_rows.first_row)
 
         nodes = jnp.concatenate([jnp.concatenate([user_e, *user_f], 1), jnp.concatenate([item_e, *item_f], 1)])
         layers = propagate(graphs.user_item, nodes, self.num_layers)
         mean = sum(layers, start=nodes) / (self.num_layers + 1)
 
-        def represent(side, side_mean, rows):
+        def represent(side, side_mean, place, rows):
             e, f = side_mean[:, : self.embedding_dim], side_mean[:, self.embedding_dim :]
             meta_network = MetaNetwork(self.rank, self.train_meta_projection, self.dtype, name=f"{side}_meta")
-            shared = meta_network(f, e, rows)
+            shared = meta_network(f, e, rows, place)
             modal = tuple(jnp.split(f, len(self.feature_widths), axis=1))
-            parts = [prelu(take_rows(m, rows)) for m in modal] + [prelu(shared)]
-            return jnp.concatenate([part + take_rows(e, rows) for part in parts], axis=1), modal
+            chosen_e, *chosen = jnp.split(take_rows(side_mean, place, rows), 1 + len(modal), axis=1)
+            parts = [prelu(m) + chosen_e for m in (*chosen, shared)]
+            return jnp.concatenate(parts, axis=1), modal
 
-        user_representations, modal_users = represent("user", mean[: self.num_users], users)
-        item_representations, modal_items = represent("item", mean[self.num_users :], items)
+        num_users = user_ids.shape[0]
+        user_representations, modal_users = represent("user", mean[:num_users], user_rows, users)
+        item_representations, modal_items = represent("item", mean[num_users:], item_rows, items)
         return Representations(user_representations, item_representations, modal_users, modal_items, user_ids, item_ids)
 
     def _inputs(self, side: str, num_rows: int) -> list[jax.Array]:
@@ -91,13 +102,17 @@ class REARM(nn.Module):
             inputs.append(projection(table).astype(jnp.float32))
         return inputs
 
-    def _homography(self, adjacency: Adjacency, parts: list[jax.Array], num_layers: int) -> list[jax.Array]:
+    def _homography(
+        self, adjacency: Adjacency | RowAdjacency, parts: list[jax.Array], num_layers: int
+    ) -> list[jax.Array]:
         """Propagates the parts side by side over a homogeneous graph; the last layer, L2-normalised as one row."""
         nodes = jnp.concatenate(parts, axis=1)
         *_, last = (nodes, *propagate(adjacency, nodes, num_layers))
         return jnp.split(normalize_rows(last), len(parts), axis=1)
 
-    def _item_attention(self, features: list[jax.Array], prelu: nn.Module, train: bool) -> list[jax.Array]:
+    def _item_attention(
+        self, features: list[jax.Array], prelu: nn.Module, train: bool, first_node: jax.Array | int
+    ) -> list[jax.Array]:
         """Self-attention within each modality, then cross-attention between them (step 3 of the forward pass)."""
         names = [name for name, _ in self.feature_widths]
         count = len(names)
@@ -109,14 +124,14 @@ class REARM(nn.Module):
         attended = []
         for m, (name, x) in enumerate(zip(names, features, strict=True)):
             attention = ScalarAttention(self.self_dropout, name=f"{name}_self_attention")
-            attended.append(prelu(norm(x + attention(x, x, seed(m, m)))))
+            attended.append(prelu(norm(x + attention(x, x, seed(m, m), first_node))))
         if count == 1:
             return attended
 
         crossed = []
         for m, (name, x) in enumerate(zip(names, attended, strict=True)):
             attention = ScalarAttention(self.cross_dropout, name=f"{name}_cross_attention")
-            others = [attention(attended[o], x, seed(m, o)) for o in range(count) if o != m]
+            others = [attention(attended[o], x, seed(m, o), first_node) for o in range(count) if o != m]
             crossed.append(prelu(norm(x + sum(others) / len(others))))
         return crossed
 

@@ -1,9 +1,11 @@
-"""The checkpoints of a run: the latest and the best, kept by Orbax. The only file that imports it."""
+"""The checkpoints of a run: the latest two and the best, written by Orbax. The only file that imports it."""
 
 import contextlib
 import json
 import math
 import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from logging import WARNING
 
 import jax
@@ -13,49 +15,58 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rearm_jax.errors import CheckpointError
-from rearm_jax.training.writer import replace_file
+from rearm_jax.training.digest import delete_step
+from rearm_jax.training.likeness import tree_differences
+from rearm_jax.training.parallel import unpadded
+from rearm_jax.training.records import Records, from_process_0
 
 MAX_DIFFERENCES_SHOWN = 5
 _DISK_REMEDY = "See that the disk has room and the folder is writable."
+_ASIDE = ".damaged"  # after the number of a step that is no longer counted as one
 
 
 class Checkpoints:
-    """The steps saved under <workdir>/checkpoints: the latest one and the best one, no other.
+    """The steps saved under <workdir>/checkpoints: the latest, the one before it, and the best.
 
-    A step has three items: `params`, `rest` (optimiser state, step counter, key, whatever else the state holds) and
-    `progress` (JSON: epoch, state of early stopping, content hash, ...). They are separate, so that evaluation reads
-    the parameters without the optimiser. Best is the highest metric; among equal ones the earliest step, which is
-    also the one that "stop without a strict gain" counts as best.
+    Orbax writes two items of a step: `params` and `rest` (optimiser state, step counter, key, whatever else the state
+    holds), separate, so that evaluation reads the parameters without the optimiser. When they are on the disk, the
+    step's record follows: its metric, its `progress` (epoch, state of early stopping, content hash, ...) and a digest
+    of every file. A step without a record is not finished and does not count; one whose files are not those of the
+    record is damaged and never loaded. Best is the highest metric; among equal ones the earliest step, which is also
+    the one that "stop without a strict gain" counts as best.
+
+    What is kept is all that is needed to fall back from the latest step to the one before it as if the latest had
+    never been saved: these two, and the best of all but the latest. At most three steps, four while one is written.
 
     `workdir` is a local folder or a bucket's address (gs://...). Nothing is created before the first `save`, and
-    folders of interrupted saves are neither counted as steps nor touched: opening the checkpoints of a run that is
-    still training is safe. One `Checkpoints` sees the steps that were there when it was opened, and its own.
+    nothing is changed before `resume_step` or `save`: opening the checkpoints of a run that is still training is safe.
+    One `Checkpoints` sees the steps that were there when it was opened, and its own.
 
     In a run of several processes every process makes every call.
+
+    Node tables (`parallel.is_table`) may have rows of padding: `table_rows` has the true numbers, by the first word of
+    their names. They are saved, too; a restore adds or drops padding, and refuses tables of other true numbers.
 
     Raises:
       CheckpointError: the folder is there, but cannot be read.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike, table_rows: Mapping[str, int] | None = None):
         self.directory = checkpoint_directory(workdir)
+        self._table_rows = dict(table_rows or {})
         logging.get_absl_logger().addFilter(_is_worth_showing)
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item in ("params", "rest"):
             registry.add(item, ocp.args.StandardSave)
             registry.add(item, ocp.args.StandardRestore)
-        registry.add("progress", ocp.args.JsonSave)
-        registry.add("progress", ocp.args.JsonRestore)
-        # BestN alone would delete the latest, LatestN alone the best. A step without a metric is never the best.
-        policy = ocp.checkpoint_managers.AnyPreservationPolicy(
-            [
-                ocp.checkpoint_managers.LatestN(1),
-                ocp.checkpoint_managers.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(create=False, best_fn=_rank, preservation_policy=policy)
+        # Not Orbax's CheckpointManager, which cannot even be opened where the metadata of one step are damaged.
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=registry))
+        self._saving: Future | None = None
+        self._background = ThreadPoolExecutor(max_workers=1)
         with self._explained("cannot be opened", "Repair or remove that folder, or name another run folder."):
-            self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=registry)
+            self._records = Records(self.directory)
+        for step in self._records.unfinished:
+            logging.warning("%s is left out: its save was not finished", self._records.folder(step))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -64,12 +75,37 @@ class Checkpoints:
         self.close()
 
     def latest_step(self) -> int | None:
-        """The newest step (one that is still being written counts), or None where nothing has been saved."""
-        return self._manager.latest_step()
+        """The newest step (one that is still being written counts), or None where none has been finished."""
+        return max(self._records.found, default=None)
 
     def best_step(self) -> int | None:
-        """The step of the highest metric, or None where no step has a finite one."""
-        return self._manager.best_step()
+        """The step of the highest metric, or None where no step has a finite one.
+
+        Raises:
+          CheckpointError: the record of a step is damaged, so that nobody knows its metric.
+        """
+        return self._records.best()
+
+    def resume_step(self) -> int | None:
+        """The newest step that is sound, digests compared, or None where no step has been finished. For training.
+
+        Newer ones are damaged, or their save was not finished: each is named in the log and set aside, as
+        <step>.damaged beside the others (what an earlier call set aside is deleted).
+
+        Raises:
+          CheckpointError: there are steps, but none is sound; or the best one is damaged. Nothing is changed.
+        """
+        self.wait()
+        step, wrong = from_process_0(self._records.newest_sound)
+        for newer, reason in wrong:
+            log = logging.error if reason.startswith("damaged") else logging.warning
+            log("%s: %s; set aside as %s%s", self._records.folder(newer), reason, newer, _ASIDE)
+        if jax.process_index() == 0:
+            self._clean_up([newer for newer, _ in wrong])
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints set aside")
+        self._records.read()
+        return step
 
     def save(self, step: int, params, rest, progress: dict, metric: float) -> None:
         """Saves a step; returns when the arrays are copied, and writes in the background.
@@ -94,28 +130,24 @@ class Checkpoints:
         """
         progress = json.loads(json.dumps(progress))  # a snapshot: it is written in the background
         self.wait()
+        metric = float(metric) if math.isfinite(metric) else None
         latest = self.latest_step()
         if step == latest:
-            self._save_again(step, progress, metric)
+            with self._explained(f"cannot take step {step}", _DISK_REMEDY):
+                self._records.change(step, progress, metric)
             return
         if latest is not None and step < latest:
             raise CheckpointError(
                 f"{self.directory} already holds step {latest}; step {step} before it cannot be saved. "
                 "Resume from the latest step, or name another run folder."
             )
+        items = ocp.args.Composite(params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest))
         with self._explained(f"cannot take step {step}", _DISK_REMEDY):
             self.directory.mkdir(parents=True, exist_ok=True)
-            accepted = self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params),
-                    rest=ocp.args.StandardSave(rest),
-                    progress=ocp.args.JsonSave(progress),
-                ),
-                metrics=_metrics(step, metric),
-            )
-        if not accepted:
-            raise CheckpointError(f"{self.directory}: Orbax did not save step {step}, without giving a reason.")
+            self._checkpointer.save(self._records.folder(step), args=items)
+        record = {"step": step, "metric": metric, "progress": progress, "table_rows": self._table_rows}
+        self._records.found[step] = record
+        self._saving = self._background.submit(self._finish, step)
 
     def restore(self, step: int, params_like, rest_like) -> tuple:
         """Reads a whole step.
@@ -141,26 +173,28 @@ class Checkpoints:
         return self._restore(step, {"params": params_like})["params"]
 
     def read_progress(self, step: int) -> dict:
-        """Reads the `progress` of a step.
+        """The `progress` of a step.
 
         Raises:
           CheckpointError: the step is not there or damaged.
         """
         self._check_saved(step)
-        with self._step_explained(step):
-            return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+        return json.loads(json.dumps(self._records.found[step]["progress"]))
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk.
+        """Returns when the last save is on the disk, record and all.
 
         Raises:
           CheckpointError: it failed; the steps before it are still there.
         """
+        saving, self._saving = self._saving, None
         try:
             with self._explained("lost a save", _DISK_REMEDY):
-                self._manager.wait_until_finished()
+                if saving is not None:
+                    saving.result()
+                    self._records.forget_deleted()
         except CheckpointError:
-            self._manager.reload()  # Orbax has already forgotten the step that the failed one should have replaced
+            self._records.read()
             raise
 
     def close(self) -> None:
@@ -168,28 +202,37 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            self._background.shutdown()
+            self._checkpointer.close()
 
-    def _save_again(self, step: int, progress: dict, metric: float) -> None:
-        # Orbax could only delete the step and write it anew: a run killed in between would have lost it. These are the
-        # files of its JSON items. The metric goes first: a run killed after it evaluates once more.
-        folder = self.directory / str(step)
-        with self._explained(f"cannot take step {step}", _DISK_REMEDY):
-            if jax.process_index() == 0:
-                if math.isfinite(metric):
-                    (folder / "metrics").mkdir(exist_ok=True)
-                    replace_file(folder / "metrics" / "metrics", json.dumps(_metrics(step, metric)))
-                replace_file(folder / "progress" / "metadata", json.dumps(progress))
-            multihost_utils.sync_global_devices("checkpoint saved again")
-            self._manager.reload()
+    def _finish(self, step: int) -> None:
+        # In the background.
+        self._checkpointer.wait_until_finished()
+        if jax.process_index() == 0:
+            self._records.finish(step)
+
+    def _clean_up(self, aside: list[int]) -> None:
+        # Also what killed saves left: their names are those of steps that this run may never save again.
+        with self._explained("cannot be cleaned up", _DISK_REMEDY):
+            if self.directory.exists():
+                for pattern in ([f"*{_ASIDE}"] if aside else []) + ["*.orbax-checkpoint-tmp*"]:
+                    for folder in self.directory.glob(pattern):
+                        folder.rmtree()
+            for step in self._records.half_deleted:
+                delete_step(self._records.folder(step))
+            for step in aside:
+                self._records.folder(step).rename(self.directory / f"{step}{_ASIDE}")
 
     def _restore(self, step: int, likes: dict) -> dict:
         self._check_saved(step)
+        for item in likes:
+            self._records.check_files(step, item)
         with self._step_explained(step):
-            metadata = self._manager.metadata(step).item_metadata
+            metadata = self._checkpointer.metadata(self._records.folder(step)).item_metadata
             stored = {item: metadata[item].tree for item in likes}
+        stored_rows = self._records.found[step]["table_rows"]
         # Orbax itself casts another dtype without a word, and names no leaf where a shape differs.
-        differences = _differences(stored, likes)
+        differences = tree_differences(unpadded(stored, stored_rows), unpadded(likes, self._table_rows))
         if differences:
             shown = "; ".join(differences[:MAX_DIFFERENCES_SHOWN])
             more = len(differences) - MAX_DIFFERENCES_SHOWN
@@ -198,22 +241,25 @@ class Checkpoints:
                 + (f"; and {more} more" if more > 0 else "")
                 + ". Use the data and the configuration of that run, or name another run folder."
             )
-        args = {item: ocp.args.StandardRestore(jax.tree.map(_target, like)) for item, like in likes.items()}
+        # Not strict: rows of padding are added or dropped. All that may not differ has been compared.
+        targets = {item: jax.tree.map(_target, like) for item, like in likes.items()}
+        args = {item: ocp.args.StandardRestore(target, strict=False) for item, target in targets.items()}
         with self._step_explained(step):
-            return self._manager.restore(step, args=ocp.args.Composite(**args))
+            return self._checkpointer.restore(self._records.folder(step), args=ocp.args.Composite(**args))
 
     def _check_saved(self, step: int) -> None:
         self.wait()
-        steps = sorted(self._manager.all_steps())
+        if step in self._records.damaged:
+            raise self._records.damage_error(step, self._records.damaged[step])
+        steps = sorted(self._records.found)
         if not steps:
             raise CheckpointError(f"{self.directory} holds no finished checkpoint. Train first, or check the folder.")
         if step not in steps:
             raise CheckpointError(f"{self.directory} holds no checkpoint of step {step}, only of {steps}.")
 
     def _step_explained(self, step: int):
-        return self._explained(
-            f"has a damaged step {step}", f"Remove {self.directory / str(step)} to go back to the step before it."
-        )
+        remedy = f"Remove {self._records.folder(step)} to go on with the other steps."
+        return self._explained(f"has a damaged step {step}", remedy)
 
     @contextlib.contextmanager
     def _explained(self, what: str, remedy: str):
@@ -231,46 +277,12 @@ def checkpoint_directory(workdir: str | os.PathLike) -> epath.Path:
     return directory if directory.is_absolute() else directory.resolve()
 
 
-def _metrics(step: int, metric: float) -> dict | None:
-    return {"metric": float(metric), "step": step} if math.isfinite(metric) else None
-
-
-def _rank(metrics: dict) -> tuple[float, int]:
-    # Orbax takes the last of equals as the best; early stopping, which wants a strict gain, the first.
-    return metrics["metric"], -metrics["step"]
-
-
 def _target(leaf) -> jax.ShapeDtypeStruct:
     # Without a sharding, Orbax would ask for the devices that the step was saved on, which may not be here.
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _differences(stored: dict, likes: dict) -> list[str]:
-    # One sentence for each leaf that is missing or has another shape or dtype.
-    stored, expected = _signatures(stored), _signatures(likes)
-    differences = [f"{leaf} is not in the checkpoint" for leaf in expected if leaf not in stored]
-    differences += [f"{leaf} is only in the checkpoint" for leaf in stored if leaf not in expected]
-    differences += [
-        f"{leaf} is {stored[leaf]} in the checkpoint and {expected[leaf]} here"
-        for leaf in expected
-        if leaf in stored and stored[leaf] != expected[leaf]
-    ]
-    return differences
-
-
-def _signatures(tree) -> dict[str, str]:
-    # "params/dense/kernel" -> "float32(3, 4)". Orbax stores a typed key as its data.
-    signatures = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        signatures[jax.tree_util.keystr(path, simple=True, separator="/")] = f"{leaf.dtype}{tuple(leaf.shape)}"
-    return signatures
-
-
 def _is_worth_showing(record) -> bool:
-    # Orbax logs 70 lines a save at level INFO, and warns of a save without a metric, which is legal here.
-    if "orbax/checkpoint" not in record.pathname:
-        return True
-    return record.levelno >= WARNING and "tracked_metric" not in str(record.msg)
+    # Orbax logs 70 lines a save at level INFO; what it logs with a traceback, it raises, too.
+    return "orbax/checkpoint" not in record.pathname or (record.levelno >= WARNING and not record.exc_info)

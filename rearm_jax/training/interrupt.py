@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a polite request: the loop finishes its device call, saves, and ends."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -15,12 +16,13 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Turns the first SIGINT or SIGTERM into a request; a second SIGINT raises KeyboardInterrupt at once."""
+    """Turns the first SIGINT or SIGTERM into a request; a second SIGINT kills the process at once, as SIGKILL would."""
     request = StopRequest()
 
     def handle(number, frame):
         request.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not KeyboardInterrupt, which would wait for a device call to return, and for a save to be written.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         logging.warning("%s: stopping after this call; Ctrl-C again quits at once", signal.Signals(number).name)
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -29,3 +31,21 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def quit_on_interrupt() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once, exit code 130, while there is nothing to save.
+
+    A KeyboardInterrupt that arises in a callback of jax is printed and lost, and the run goes on.
+    """
+
+    def handle(number, frame):
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

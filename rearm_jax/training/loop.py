@@ -1,31 +1,43 @@
 """The training loop: epochs on the device, evaluation, early stopping, checkpoints, and at the end the test split."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from rearm_jax.errors import CheckpointError, NonFiniteError
+from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.baselines import most_popular_metrics, random_metrics
-from rearm_jax.experiment import Experiment, abstract_params, init_params
+from rearm_jax.experiment import Experiment
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.interrupt import StopRequest, stop_on_signal
-from rearm_jax.training.parallel import data_parallel, replicate
+from rearm_jax.training.finite import check_numbers, check_state
+from rearm_jax.training.interrupt import StopRequest, quit_on_interrupt, stop_on_signal
+from rearm_jax.training.placement import (
+    first_state,
+    place_graphs,
+    place_sampler,
+    run_parallel,
+    state_like,
+    table_rows,
+)
 from rearm_jax.training.progress import Progress
-from rearm_jax.training.run_folder import read_result, write_config, write_result
+from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import PARTS, TrainState, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter, versions
 
-_CALL_SECONDS = 2.0  # on a CPU, how long a device call should take: between calls Ctrl-C and the bar are served
+CALL_SECONDS = 2.0  # on a CPU, how long a device call should take: between calls Ctrl-C and the bar are served
 
 
 def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
@@ -36,11 +48,15 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       goes on with it.
 
     Raises:
-      NonFiniteError: a loss or gradient was NaN or infinite; the checkpoints stay.
+      NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
     config = experiment.config
-    with Checkpoints(workdir) as checkpoints, stop_on_signal() as request:
+    with (
+        _disk_explained(workdir),
+        quit_on_interrupt(),
+        Checkpoints(workdir, table_rows(experiment)) as checkpoints,
+    ):
         state, progress = _start(experiment, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
@@ -50,30 +66,35 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             )
             return result, None
 
-        write_config(workdir, config)
-        graphs = replicate(experiment.graphs)
+        first_only(write_config, workdir, config)
+        check_shared(epath.Path(workdir) / CONFIG_FILE)
+        graphs = place_graphs(experiment)
         evaluate = Evaluator(experiment, graphs)
         run_steps = _compile_steps(experiment, graphs)
         start = time.perf_counter()
         state, *_ = run_steps(state, 0)  # compiles, and does no step
         logging.info("compiled the train step in %.1f s", time.perf_counter() - start)
-        with RunWriter(workdir, config.log.tensorboard, resume_step=int(state.step)) as writer:
-            while not is_over():
-                state = _run_epoch(run_steps, state, progress, experiment, request)
-                if request.signal is not None:
-                    _save(checkpoints, state, progress, math.nan)
-                    logging.warning("saved step %d; the same command goes on from there", int(state.step))
-                    return None, request.signal
-                _end_epoch(evaluate, state, progress, experiment, checkpoints, writer)
+        # Up to here there is nothing to save: a signal simply ends the process.
+        with stop_on_signal() as request:
+            with _open_writer(workdir, config, int(state.step)) as writer:
+                while not is_over():
+                    state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    if stopped_by is not None:
+                        _save(checkpoints, state, progress, math.nan)
+                        checkpoints.wait()
+                        logging.warning("saved step %d; the same command goes on from there", int(state.step))
+                        return None, stopped_by
+                    _end_epoch(evaluate, state, progress, experiment, checkpoints, writer)
 
-        best_step = checkpoints.best_step()
-        if best_step is None:
-            raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
-        params = checkpoints.restore_params(best_step, _replicated(abstract_params(experiment)))
-        result = evaluate(params, "valid") | evaluate(params, "test") | _report(experiment, progress)
-        result |= {"best_step": best_step, "steps": int(state.step)}
-        write_result(workdir, result)
-        return result, None
+            best_step = checkpoints.best_step()
+            if best_step is None:
+                raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
+            params = checkpoints.restore_params(best_step, state_like(experiment).params)
+            result = evaluate(params, "valid") | evaluate(params, "test") | _report(experiment, progress)
+            result |= {"best_step": best_step, "steps": int(state.step)}
+            if is_first():
+                write_result(workdir, result)
+            return result, None
 
 
 def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
@@ -82,33 +103,29 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     Raises:
       CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
     """
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, table_rows(experiment)) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
         _check_data(experiment, checkpoints.read_progress(step)["content_hash"], workdir)
-        params = checkpoints.restore_params(step, _replicated(abstract_params(experiment)))
+        params = checkpoints.restore_params(step, state_like(experiment).params)
     logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(experiment, replicate(experiment.graphs))
+    evaluate = Evaluator(experiment, place_graphs(experiment))
     return evaluate(params, "valid") | evaluate(params, "test")
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state at the latest checkpoint, or a new one."""
-    tx = experiment.tx
-    step = checkpoints.latest_step()
+    step = checkpoints.resume_step()
     if step is None:
-        params = init_params(experiment)
-        key = jax.random.key_data(jax.random.key(experiment.config.seed))
-        state = TrainState(params, tx.init(params), np.int32(0), key)
-        return replicate(state), Progress(experiment.dataset.content_hash)
+        return first_state(experiment), Progress(experiment.dataset.content_hash)
 
-    params = abstract_params(experiment)
-    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    like = TrainState(params, jax.eval_shape(tx.init, params), jax.ShapeDtypeStruct((), np.int32), key)
-    like = _replicated(like)
+    like = state_like(experiment)
     params, rest, saved = checkpoints.restore(step, like.params, _rest(like))
-    progress = Progress(**saved)
+    try:
+        progress = Progress(**saved)
+    except TypeError as error:
+        raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
     _check_data(experiment, progress.content_hash, checkpoints.directory)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
@@ -120,21 +137,24 @@ def _compile_steps(experiment: Experiment, graphs) -> Callable:
     sampler = make_sampler(experiment.dataset, config.protocol)
     if full := num_without_negative(sampler):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
-    sampler = replicate(sampler)
+    sampler = place_sampler(experiment, sampler)
     steps = functools.partial(train_steps, model.apply, experiment.tx, config.loss, config.batch_size)
-    parallel = data_parallel(steps, donate=0)
+    parallel = run_parallel(experiment, steps, donate=0)
     return lambda state, num_steps: parallel(state, graphs, sampler, np.int32(num_steps))
 
 
 def _run_epoch(
     run_steps: Callable, state: TrainState, progress: Progress, experiment: Experiment, request: StopRequest
-) -> TrainState:
-    """The rest of the epoch under way, or as much of it as a stop request leaves; adds to `progress`."""
+) -> tuple[TrainState, int | None]:
+    """The rest of the epoch under way, or as much of it as a stop request leaves; adds to `progress`.
+
+    Returns:
+      The state, and the number of the signal that asks this process or another one to stop, or None.
+    """
     config = experiment.config
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     done = int(state.step) - progress.epoch * total
-    # Only a CPU is slow enough to need more than one call an epoch; several processes must all make the same calls.
-    in_pieces = jax.default_backend() == "cpu" and jax.process_count() == 1
+    in_pieces = jax.default_backend() == "cpu"  # only a CPU is slow enough to need more than one call an epoch
     speed = progress.timed_steps / progress.step_seconds if progress.step_seconds else 0.0
     bar = tqdm(
         desc=f"epoch {progress.epoch + 1}",
@@ -145,8 +165,11 @@ def _run_epoch(
         disable=not (config.log.progress and sys.stderr.isatty()),
     )
     with bar:
-        while done < total and request.signal is None:
-            call_steps = min(total - done, max(1, round(speed * _CALL_SECONDS))) if in_pieces else total - done
+        while True:
+            call_steps = min(total - done, max(1, round(speed * CALL_SECONDS))) if in_pieces else total - done
+            stopped_by, call_steps = agree(request.signal, call_steps)
+            if stopped_by is not None or not call_steps:
+                break
             start = time.perf_counter()
             state, sums, last = run_steps(state, call_steps)
             sums, last = jax.device_get((sums, last))
@@ -159,7 +182,8 @@ def _run_epoch(
             speed = call_steps / seconds
             done += call_steps
             bar.update(call_steps)
-    return state
+    check_state(state)
+    return state, stopped_by
 
 
 def _end_epoch(
@@ -168,7 +192,7 @@ def _end_epoch(
     progress: Progress,
     experiment: Experiment,
     checkpoints: Checkpoints,
-    writer: RunWriter,
+    writer: RunWriter | None,
 ) -> None:
     """Ends the epoch: evaluates where it is due, writes the metrics, and saves what was evaluated."""
     config, step = experiment.config, int(state.step)
@@ -177,16 +201,19 @@ def _end_epoch(
     progress.sums = {}
     progress.epoch += 1
     if progress.epoch % config.eval_every and progress.epoch < config.num_epochs:
-        writer.write(step, {"epoch": progress.epoch} | values)
+        if writer:
+            writer.write(step, {"epoch": progress.epoch} | values)
         return
     start = time.perf_counter()
     values |= evaluate(state.params, "valid")
     progress.seconds += time.perf_counter() - start
+    check_numbers(values, step)
     value = values[f"valid/{config.evaluation.metric}"]
     # The published system compares the metric as it prints it, with four decimals.
     value = round(value, 4) if config.protocol == "reference" else value
     progress.observe(value)
-    writer.write(step, {"epoch": progress.epoch} | values)
+    if writer:
+        writer.write(step, {"epoch": progress.epoch} | values)
     _save(checkpoints, state, progress, value)
     logging.info(
         "epoch %d  step %d  loss %.4f  valid/%s %.4f  best %.4f at epoch %d  %.0f s",
@@ -201,13 +228,26 @@ def _end_epoch(
     )
 
 
+def _open_writer(workdir: str, config: ConfigDict, step: int) -> contextlib.AbstractContextManager[RunWriter | None]:
+    """The writer of process 0; the others have none."""
+    if not is_first():
+        return contextlib.nullcontext()
+    return RunWriter(workdir, config.log.tensorboard, resume_step=step)
+
+
 def _check_finite(last: dict[str, float], step: int) -> None:
-    bad = [f"{name} = {last[name]}" for name in (*PARTS, "loss", "grad_norm") if not math.isfinite(last[name])]
-    if bad:
-        raise NonFiniteError(
-            f"step {step}: {', '.join(bad)}. Nothing of this step was saved; the checkpoints before it are sound. "
-            "Lower learning_rate, set gradient_clip_norm, or raise loss.temperature"
-        )
+    check_numbers({name: last[name] for name in (*PARTS, "loss", "grad_norm")}, step)
+
+
+@contextlib.contextmanager
+def _disk_explained(workdir: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{workdir} cannot be written or read: {error}. See that the disk has room and the folder is writable; "
+            "the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _check_data(experiment: Experiment, content_hash: str, folder) -> None:
@@ -223,12 +263,6 @@ def _save(checkpoints: Checkpoints, state: TrainState, progress: Progress, metri
 def _rest(state: TrainState) -> dict:
     """What a checkpoint keeps beside the parameters."""
     return {"opt_state": state.opt_state, "step": state.step, "key": state.key}
-
-
-def _replicated(tree):
-    """The shapes of `tree` with the sharding that `replicate` gives."""
-    sharding = replicate(np.zeros(())).sharding
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _report(experiment: Experiment, progress: Progress) -> dict:

@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from rearm_jax.config import differences, from_json, to_json
-from rearm_jax.errors import CheckpointError
+from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.writer import EVENTS_PATTERN, METRICS_FILE, replace_file, write_json
 
@@ -21,14 +21,17 @@ def saved_config(workdir: str | os.PathLike) -> ConfigDict:
 
     Raises:
       CheckpointError: the folder holds no run.
-      ConfigError: its config.json is damaged.
+      ConfigError: its config.json is damaged; the message names it.
     """
     path = epath.Path(workdir) / CONFIG_FILE
     if not path.exists():
         raise CheckpointError(
             f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check --workdir"
         )
-    return from_json(path.read_text())
+    try:
+        return from_json(path.read_text())
+    except (ConfigError, ValueError) as error:  # ValueError: it is no UTF-8
+        raise ConfigError(f"{path} is damaged or of another version: {error}") from error
 
 
 def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
@@ -67,9 +70,21 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 
 def read_result(workdir: str | os.PathLike) -> dict | None:
-    """The result of a finished run, or None."""
+    """The result of a finished run, or None.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
     path = epath.Path(workdir) / RESULT_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        if not isinstance(result, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Remove it: the same command makes it anew") from error
+    return result
 
 
 def write_result(workdir: str | os.PathLike, result: Mapping) -> None:

@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from rearm_jax.data.dataset import Dataset, group_by_user
+from rearm_jax.models.representations import WHOLE, WholeTable
+from rearm_jax.training.parallel import Shard
+
+_ALONE = Shard()
 
 
 class Sampler(NamedTuple):
-    """The train interactions, and for each user the items that are never a negative."""
+    """The train interactions, and for each user the items that are never a negative.
+
+    Sharded by row (`cut_sampler`), a device holds a run of the interactions, and the excluded items of its users.
+    """
 
     users: jax.Array  # int32 (n,)
     items: jax.Array  # int32 (n,)
@@ -49,6 +56,28 @@ def make_sampler(dataset: Dataset, protocol: str) -> Sampler:
     )
 
 
+def cut_sampler(sampler: Sampler, num_devices: int) -> Sampler:
+    """The sampler of devices that hold equal runs of users, on the host: what to place by row, but for `num_items`.
+
+    Args:
+      sampler: whole, on the host.
+      num_devices: D.
+
+    Returns:
+      The same interactions; `indptr` int32 (D * (held + 1),) and `excluded` int32 (D * e,), a run for each device.
+    """
+    num_users = len(sampler.indptr) - 1
+    held = -(-num_users // num_devices)
+    indptr = sampler.indptr[np.minimum(np.arange(num_devices * held + 1), num_users)]  # padding has an empty list
+    starts, stops = indptr[:-1:held], indptr[held::held]
+    excluded = np.zeros((num_devices, max(int((stops - starts).max()), 1)), np.int32)
+    pointers = np.zeros((num_devices, held + 1), np.int32)
+    for device, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        excluded[device, : stop - start] = sampler.excluded[start:stop]
+        pointers[device] = indptr[device * held : (device + 1) * held + 1] - start
+    return sampler._replace(indptr=pointers.reshape(-1), excluded=excluded.reshape(-1))
+
+
 def num_without_negative(sampler: Sampler) -> int:
     """How many train interactions have no possible negative, since their user's excluded set is every item."""
     full = np.diff(np.asarray(sampler.indptr)) >= int(sampler.num_items)
@@ -60,7 +89,9 @@ def epoch_order(key: jax.Array, num_interactions: int) -> jax.Array:
     return jax.random.permutation(key, num_interactions)
 
 
-def draw_batch(sampler: Sampler, order: jax.Array, position: jax.Array, key: jax.Array, batch_size: int) -> Batch:
+def draw_batch(
+    sampler: Sampler, order: jax.Array, position: jax.Array, key: jax.Array, batch_size: int, shard: Shard = _ALONE
+) -> Batch:
     """The interactions order[position : position + batch_size] with a negative each; the last batch is masked.
 
     Args:
@@ -69,15 +100,18 @@ def draw_batch(sampler: Sampler, order: jax.Array, position: jax.Array, key: jax
       position: int32 (), first of the batch.
       key: of the negatives.
       batch_size: b, static.
+      shard: how the rows of the sampler are reached.
     """
     rows = position + jnp.arange(batch_size, dtype=jnp.int32)
     index = order[jnp.minimum(rows, order.shape[0] - 1)]
-    users = sampler.users[index]
-    negatives, possible = draw_negatives(sampler, users, key)
-    return Batch(users, sampler.items[index], negatives, (rows < order.shape[0]) & possible)
+    users, items = shard.interactions.lookup(lambda places: (sampler.users[places], sampler.items[places]), index)
+    negatives, possible = draw_negatives(sampler, users, key, shard.users)
+    return Batch(users, items, negatives, (rows < order.shape[0]) & possible)
 
 
-def draw_negatives(sampler: Sampler, users: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw_negatives(
+    sampler: Sampler, users: jax.Array, key: jax.Array, user_rows: WholeTable = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """For each user an item drawn uniformly from those outside the excluded set.
 
     Rank selection: draw r uniformly below the number of free items; the answer is the free item of rank r, found by
@@ -87,22 +121,28 @@ def draw_negatives(sampler: Sampler, users: jax.Array, key: jax.Array) -> tuple[
       sampler: of the data set.
       users: int32 (b,).
       key: random key.
+      user_rows: how the users' excluded items are reached.
 
     Returns:
       int32 (b,) items, and bool (b,), False for users without a free item (their item means nothing).
     """
-    start = sampler.indptr[users]
-    count = sampler.indptr[users + 1] - start
-    free = sampler.num_items - count
-    rank = jax.random.randint(key, users.shape, 0, jnp.maximum(free, 1), jnp.int32)
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low + high) // 2
-        entry = sampler.excluded[jnp.minimum(start + middle, sampler.excluded.shape[0] - 1)]
-        right = (low < high) & (entry - middle <= rank)
-        return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+    def draw(users):
+        start = sampler.indptr[users]
+        count = sampler.indptr[users + 1] - start
+        free = sampler.num_items - count
+        rank = jax.random.randint(key, users.shape, 0, jnp.maximum(free, 1), jnp.int32)
 
-    rounds = sampler.excluded.shape[0].bit_length()
-    skipped, _ = jax.lax.fori_loop(0, rounds, halve, (jnp.zeros_like(count), count))
-    return rank + skipped, free > 0
+        def halve(_, bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            entry = sampler.excluded[jnp.minimum(start + middle, sampler.excluded.shape[0] - 1)]
+            right = (low < high) & (entry - middle <= rank)
+            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+
+        rounds = sampler.excluded.shape[0].bit_length()
+        skipped, _ = jax.lax.fori_loop(0, rounds, halve, (jnp.zeros_like(count), count))
+        return rank + skipped, free
+
+    items, free = user_rows.lookup(draw, users)
+    return items, free > 0

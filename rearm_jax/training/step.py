@@ -37,8 +37,9 @@ def loss_share(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """This device's share of the batch's loss: the shares of all devices add up to the loss of the whole batch.
 
-    Every device holds the whole graph and the whole batch's node numbers, so no share needs another device's arrays:
-    BPR and the contrastive loss are split by rows of the batch; the orthogonal loss couples all rows and is divided.
+    Every device knows the whole batch's node numbers: BPR and the contrastive loss are split by rows of the batch; the
+    orthogonal loss couples all rows and is divided. Where every device holds the whole graphs and tables, no share
+    needs another device's arrays; where they are sharded by row, the devices exchange rows on the way.
 
     Args:
       apply: the model's `apply`.
@@ -55,12 +56,15 @@ def loss_share(
     mine = jax.tree.map(shard.rows, batch)
     count = jnp.maximum(jnp.sum(batch.mask), 1).astype(jnp.float32)
     weights = mine.mask / count
+    mine_items = jnp.concatenate([mine.positives, mine.negatives])
     out: Representations = apply(
         {"params": params},
         graphs,
         train=True,
         users=mine.users,
-        items=jnp.concatenate([mine.positives, mine.negatives]),
+        items=mine_items,
+        user_rows=shard.users,
+        item_rows=shard.items,
         rngs={"dropout": key},
     )
     positives, negatives = jnp.split(out.items, 2)
@@ -70,23 +74,25 @@ def loss_share(
     parts["bpr"] = bpr_loss(positive_scores, negative_scores, weights)
 
     pairs = [(a, b) for b in range(len(out.modal_users)) for a in range(b)]
-    if pairs and config.contrastive_weight:
+    if pairs and (config.contrastive_weight or config.orthogonal_weight):
         items, item_mask = jnp.concatenate([batch.positives, batch.negatives]), jnp.tile(batch.mask, 2)
-        nodes = [(out.modal_users, batch.users, batch.mask), (out.modal_items, items, item_mask)]
+        modal_users = shard.users.lookup(lambda places: [table[places] for table in out.modal_users], batch.users)
+        modal_items = shard.items.lookup(lambda places: [table[places] for table in out.modal_items], items)
+    if pairs and config.contrastive_weight:
+        nodes = [(modal_users, batch.users, batch.mask), (modal_items, items, item_mask)]
         loss = sum(
-            _contrastive_share(tables[a], tables[b], ids, mask, config.temperature, shard)
-            for tables, ids, mask in nodes
+            _contrastive_share(views[a], views[b], ids, mask, config.temperature, shard)
+            for views, ids, mask in nodes
             for a, b in pairs
         )
         parts["contrastive"] = config.contrastive_weight / len(pairs) * loss
     if pairs and config.orthogonal_weight:
-        nodes = [(out.modal_users, batch.users), (out.modal_items, batch.positives)]
-        loss = sum(
-            orthogonal_loss(tables[a][ids], tables[b][ids], batch.mask) for tables, ids in nodes for a, b in pairs
-        )
+        modal_positives = [view[: len(batch.positives)] for view in modal_items]
+        nodes = (modal_users, modal_positives)
+        loss = sum(orthogonal_loss(views[a], views[b], batch.mask) for views in nodes for a, b in pairs)
         parts["orthogonal"] = config.orthogonal_weight / len(pairs) / shard.count * loss
     if config.l2_weight:
-        rows = (out.user_ids[mine.users], out.item_ids[mine.positives], out.item_ids[mine.negatives])
+        rows = shard.users.take(out.user_ids, mine.users), *jnp.split(shard.items.take(out.item_ids, mine_items), 2)
         squares = sum(jnp.sum(row**2, axis=1) for row in rows)
         parts["l2"] = config.l2_weight / 2 * jnp.sum(weights * squares)
     return sum(parts.values()), parts
@@ -94,24 +100,24 @@ def loss_share(
 
 def _contrastive_share(first, second, ids, mask, temperature, shard):
     """The contrastive loss over the unique ids of the batch, this device's rows of it as anchors."""
-    unique = first_occurrence(ids, mask, first.shape[0])
+    # The place of an id among the sorted ones stands for it: `first_occurrence` takes memory by the largest id.
+    labels = jnp.searchsorted(jnp.sort(ids), ids)
+    unique = first_occurrence(labels, mask, ids.shape[0])
     weights = unique / jnp.maximum(jnp.sum(unique), 1).astype(jnp.float32)
     position = jnp.arange(ids.shape[0], dtype=jnp.int32)
-    return contrastive_loss(
-        first[shard.rows(ids)], second[ids], shard.rows(position), shard.rows(weights), unique, temperature
-    )
+    return contrastive_loss(shard.rows(first), second, shard.rows(position), shard.rows(weights), unique, temperature)
 
 
 def train_step(
     apply: Callable,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
     config: ConfigDict,
     state: TrainState,
     graphs: Graphs,
     batch: Batch,
     shard: Shard,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One AdamW step on the global batch; the result is the same on all devices and for any number of them.
+    """One AdamW step on the global batch; the result does not depend on the number of devices.
 
     Returns:
       The next state and metrics, each float32 (): the loss, its weighted PARTS and the gradient's norm.
@@ -124,16 +130,18 @@ def train_step(
         return loss_share(apply, config, params, graphs, batch, dropout_key, shard)
 
     (loss, parts), grads = jax.value_and_grad(share, has_aux=True)(state.params)
-    loss, parts, grads = shard.sum((loss, parts, grads))
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    loss, parts = shard.sum((loss, parts))
+    grads = shard.sum_gradients(grads)
+    grad_norm = shard.norm(grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_norm=grad_norm)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": loss, **parts, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": loss, **parts, "grad_norm": grad_norm}
     return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
 
 def train_steps(
     apply: Callable,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
     config: ConfigDict,
     batch_size: int,
     shard: Shard,
@@ -157,7 +165,7 @@ def train_steps(
     Returns:
       The state, the sums of the metrics over the steps done, and the metrics of the last step done.
     """
-    num_interactions = sampler.users.shape[0]
+    num_interactions = shard.interactions.num_rows(sampler.users)
     epoch, step_in_epoch = jnp.divmod(state.step, steps_per_epoch(num_interactions, batch_size))
     order = epoch_order(jax.random.fold_in(_stream(state, _EPOCH_STREAM), epoch), num_interactions)
     first = state.step - step_in_epoch
@@ -170,7 +178,7 @@ def train_steps(
     def body(carry):
         done, _, state, sums, _ = carry
         key = jax.random.fold_in(jax.random.fold_in(_stream(state, _STEP_STREAM), state.step), 0)
-        batch = draw_batch(sampler, order, (state.step - first) * batch_size, key, batch_size)
+        batch = draw_batch(sampler, order, (state.step - first) * batch_size, key, batch_size, shard)
         state, metrics = train_step(apply, tx, config, state, graphs, batch, shard)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         return done + 1, finite, state, jax.tree.map(jnp.add, sums, metrics), metrics

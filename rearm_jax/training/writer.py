@@ -181,7 +181,7 @@ def _parse(path: epath.Path, content: bytes) -> list[dict]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("step"), int):
                 raise ValueError("not an object with a step")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise CheckpointError(
                     f"{path}: line {number} cannot be read ({error}): {line[:80]!r}. Mend or remove that line."

@@ -1,0 +1,165 @@
+"""A graph whose nodes are sharded by row over the devices, and propagation along it as a ring.
+
+Every device holds n / D of the nodes and its rows of the adjacency, cut into D blocks by the device of their columns.
+A product takes D steps: the rows of x that are visiting meet their block and move on to the next device. So a device
+never holds more than two shards of x, and receives (D - 1) / D of x.
+"""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+
+from rearm_jax.graphs import adjacency as whole
+from rearm_jax.graphs.adjacency import Adjacency
+
+
+@flax.struct.dataclass
+class Blocks:
+    """The blocks of D devices: row `device * D + step` of each array is the block that a device meets at a step.
+
+    At step s, device i meets A[nodes of i, nodes of (i + s) mod D]. On a device, the arrays are its D rows of these.
+
+    Attributes:
+      data: float32 (D * D, e), the entries, sorted by row and column; 0 pads blocks with fewer than e.
+      rows: int32 (D * D, e), row in the block, 0..m-1; m where it is padding.
+      columns: int32 (D * D, e), likewise.
+    """
+
+    data: jax.Array
+    rows: jax.Array
+    columns: jax.Array
+
+
+@flax.struct.dataclass
+class RowAdjacency:
+    """The counterpart of `Adjacency`, for use inside a function that is mapped over the devices.
+
+    A device's m nodes are its rows of each kind of node, one kind after the other.
+
+    Attributes:
+      blocks: of the matrix.
+      transposed: of its transpose, for the backward pass; None if the matrix is symmetric.
+      num_held: static, m.
+      axis: static, name of the mapped axis.
+    """
+
+    blocks: Blocks
+    transposed: Blocks | None
+    num_held: int = flax.struct.field(pytree_node=False)
+    axis: str = flax.struct.field(pytree_node=False)
+
+
+def shard_adjacency(adjacency: Adjacency, kinds: tuple[int, ...], num_devices: int, axis: str) -> RowAdjacency:
+    """Cuts a graph into blocks, on the host.
+
+    Args:
+      adjacency: n nodes.
+      kinds: numbers of nodes of each kind (users, items), adding up to n. Each kind is cut into equal runs of rows, one
+        for each device, the last ones short or empty.
+      num_devices: D.
+      axis: name of the mapped axis.
+
+    Returns:
+      A RowAdjacency of numpy arrays, to be placed by row.
+
+    Raises:
+      ValueError: the kinds do not add up to n.
+    """
+    n = adjacency.matrix.shape[0]
+    if sum(kinds) != n:
+        raise ValueError(f"kinds {kinds} must add up to the {n} nodes of the adjacency")
+    owner, place, num_held = [], [], 0
+    for num_nodes in kinds:
+        held = -(-num_nodes // num_devices)
+        nodes = np.arange(num_nodes)
+        owner.append(nodes // held)
+        place.append(nodes % held + num_held)
+        num_held += held
+    owner, place = np.concatenate(owner), np.concatenate(place)
+    blocks = _cut(adjacency.matrix, owner, place, num_devices, num_held)
+    transposed = None if adjacency.symmetric else _cut(adjacency.transposed, owner, place, num_devices, num_held)
+    return RowAdjacency(blocks, transposed, num_held, axis)
+
+
+def propagate(adjacency: Adjacency | RowAdjacency, x: jax.Array, num_layers: int) -> tuple[jax.Array, ...]:
+    """Multiplies by the adjacency `num_layers` times; see `graphs.adjacency.propagate`.
+
+    Args:
+      adjacency: n nodes, or m held by this device.
+      x: float32 (n, c) or (m, c), the node features (layer 0) that this device holds.
+      num_layers: number of products, from 0 up.
+
+    Returns:
+      The outputs of layers 1 to num_layers, each of the shape of x.
+
+    Raises:
+      ValueError: x has another shape or is not float32.
+    """
+    if isinstance(adjacency, Adjacency):
+        return whole.propagate(adjacency, x, num_layers)
+    if x.ndim != 2 or x.shape[0] != adjacency.num_held or x.dtype != jnp.float32:
+        raise ValueError(f"node features must be float32 ({adjacency.num_held}, c), got {x.dtype} {x.shape}")
+    layers = []
+    for _ in range(num_layers):
+        x = _matmul(adjacency, x)
+        layers.append(x)
+    return tuple(layers)
+
+
+@jax.custom_vjp
+def _matmul(adjacency: RowAdjacency, x: jax.Array) -> jax.Array:
+    return _ring(adjacency.blocks, x, adjacency.axis)
+
+
+def _matmul_forward(adjacency, x):
+    return _matmul(adjacency, x), adjacency
+
+
+def _matmul_backward(adjacency, g):
+    return None, _ring(adjacency.blocks if adjacency.transposed is None else adjacency.transposed, g, adjacency.axis)
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
+    num_devices, num_held = blocks.data.shape[0], x.shape[0]
+    to_previous = [(device, (device - 1) % num_devices) for device in range(num_devices)]
+
+    def product(step, visiting):
+        data, rows, columns = (part[step] for part in (blocks.data, blocks.rows, blocks.columns))
+        # Found anew for each product: kept, the row pointers of D blocks would take n numbers on every device.
+        indptr = jnp.searchsorted(rows, jnp.arange(num_held + 1, dtype=jnp.int32)).astype(jnp.int32)
+        matrix = BCOO((data, jnp.stack([rows, columns], axis=1)), shape=(num_held, num_held))
+        return whole._product(matrix, indptr, visiting)
+
+    def body(step, carry):
+        visiting, total = carry
+        arriving = jax.lax.ppermute(visiting, axis, to_previous)  # first, so that it can overlap with the product
+        return arriving, total + product(step, visiting)
+
+    visiting, total = jax.lax.fori_loop(0, num_devices - 1, body, (x, jnp.zeros_like(x)))
+    return total + product(num_devices - 1, visiting)
+
+
+def _cut(matrix: BCOO, owner: np.ndarray, place: np.ndarray, num_devices: int, num_held: int) -> Blocks:
+    rows, columns = np.asarray(matrix.indices).T
+    block = owner[rows] * num_devices + (owner[columns] - owner[rows]) % num_devices
+    order = np.lexsort((place[columns], place[rows], block))
+    block = block[order]
+    counts = np.bincount(block, minlength=num_devices**2)
+    position = np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = num_devices**2, max(int(counts.max()), 1)
+
+    def fill(values, padding, dtype):
+        array = np.full(shape, padding, dtype)
+        array[block, position] = values[order]
+        return array
+
+    return Blocks(
+        data=fill(np.asarray(matrix.data), 0, np.float32),
+        rows=fill(place[rows], num_held, np.int32),
+        columns=fill(place[columns], num_held, np.int32),
+    )

@@ -1,0 +1,190 @@
+"""Approximate neighbours against exhaustive search in numpy, and the choice between the two."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from configs import baby, clothing, default, sports, tiktok
+from rearm_jax.data.synthetic import make_synthetic
+from rearm_jax.errors import ConfigError
+from rearm_jax.graphs import build, knn, relations
+
+TIKTOK = os.path.join(os.environ.get("REARM_DATA", ""), "tiktok")
+
+
+def clustered(n, width, num_clusters, seed=0):
+    """Rows around centres of unequal share, the noise as wide as the centres lie apart."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((num_clusters, width), np.float32)
+    shares = rng.pareto(1.5, num_clusters) + 0.1
+    members = rng.choice(num_clusters, n, p=shares / shares.sum())
+    return centres[members] + rng.standard_normal((n, width), np.float32)
+
+
+def measured_recall(features, values, k, rows):
+    """Share of the values that reach the k-th largest cosine of their row, by comparing with all rows."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(norms == 0, 1, norms)
+    least = np.concatenate([np.partition(unit[part] @ unit.T, -k)[:, -k] for part in np.array_split(rows, 20)])
+    return np.mean(values[rows] >= least[:, None] - 1e-6)
+
+
+@pytest.fixture(autouse=True)
+def whole_log(caplog):
+    caplog.set_level("INFO", logger="absl")
+
+
+def messages(caplog):
+    return [(record.levelname, record.getMessage()) for record in caplog.records if "neighbours" in record.getMessage()]
+
+
+# Recall
+
+
+@pytest.mark.skipif(not os.path.exists(TIKTOK), reason="REARM_DATA names no folder with tiktok/")
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("modality", ["image", "audio"])
+def test_recall_on_tiktok(side, modality):
+    features = np.load(os.path.join(TIKTOK, f"{modality}_feat.npy"), allow_pickle=False).astype(np.float32)
+    if side == "user":
+        pairs = np.load(os.path.join(TIKTOK, "train.npy"), allow_pickle=False)
+        pairs = pairs.T if pairs.shape[0] == 2 else pairs
+        features = relations.user_interest_features(np.unique(pairs, axis=0).astype(np.int32), 9308, features)
+    rows = np.random.default_rng(5).choice(len(features), 2000, replace=False)
+    for k in (10, 40):
+        values, neighbours = knn.nearest_approximate(features, k, "test")
+        assert measured_recall(features, values, k, rows) >= 0.95
+        assert (np.diff(np.sort(neighbours[features.any(axis=1)])) > 0).all()  # no neighbour twice
+
+
+def test_recall_on_100_000_clustered_rows(caplog):
+    features, k = clustered(100_000, 64, 1000), 10
+    values, neighbours = knn.nearest_approximate(features, k, "test")
+    recall = measured_recall(features, values, k, np.random.default_rng(5).choice(100_000, 500, replace=False))
+    assert recall >= 0.95
+    ((level, message),) = messages(caplog)
+    assert level == "INFO"
+    assert abs(float(message.split("recall ")[1][:5]) - recall) < 0.02
+    # What is returned are cosines, and the row itself is the nearest.
+    some = np.arange(0, 100_000, 997)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(values[some], np.einsum("rd,rkd->rk", unit[some], unit[neighbours[some]]), atol=1e-5)
+    np.testing.assert_array_equal(neighbours[:, 0], np.arange(100_000))
+    np.testing.assert_allclose(values[:, 0], 1, atol=1e-5)
+
+
+# The same as exact search, where it is allowed to search everywhere
+
+
+@pytest.mark.parametrize("zeros", [0, 3, 200, 299, 300])
+@pytest.mark.parametrize("k", [1, 7, 260, 300])
+def test_searching_all_groups_is_exact_with_zero_rows_and_negative_cosines(monkeypatch, k, zeros):
+    monkeypatch.setattr(knn, "_WANTED_RECALL", 2)
+    features = np.random.default_rng(2).normal(size=(300, 9)).astype(np.float32)
+    features[np.random.default_rng(3).choice(300, zeros, replace=False)] = 0
+    exact = relations.knn_graph(features, k)
+    found = relations.knn_graph(features, k, method="approx")
+    np.testing.assert_allclose(found.toarray(), exact.toarray(), atol=1e-6)
+    np.testing.assert_array_equal(np.diff(found.indptr), np.diff(exact.indptr))
+
+
+def test_the_same_input_gives_the_same_graph():
+    features = clustered(3_000, 16, 50)
+    features[::7] = features[3]  # ties
+    first, again = (relations.knn_graph(features, 10, method="approx") for _ in range(2))
+    np.testing.assert_array_equal(first.indices, again.indices)
+    np.testing.assert_array_equal(first.data, again.data)
+
+
+def test_a_poor_recall_is_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr(knn, "_MOST_GROUPS", 1)
+    features = np.random.default_rng(0).normal(size=(2_000, 64)).astype(np.float32)  # no cluster to be found
+    values, _ = knn.nearest_approximate(features, 20, "user interest (image)")
+    recall = measured_recall(features, values, 20, np.arange(2_000))
+    assert recall < 0.5
+    ((level, message),) = messages(caplog)
+    assert level == "WARNING"
+    assert "user interest (image)" in message
+    assert 'graph.knn = "exact"' in message
+    assert abs(float(message.split("recall ")[1][:5]) - recall) < 0.05
+
+
+# The choice
+
+
+def small_data():
+    return make_synthetic(40, 30, 6, 5, 0, ("image", "text"))
+
+
+def small_config(**changes):
+    config = default.get_config().graph
+    config.update(user_knn_k=6, item_knn_k=4, cache_dir="", **changes)
+    return config
+
+
+def test_published_configurations_stay_exact():
+    for module in (baby, sports, clothing, tiktok):
+        assert module.get_config().graph.knn == "auto"
+    assert knn.choose_method("auto", 39_387) == "exact"  # users of Clothing, the largest
+    assert knn.choose_method("auto", 100_000) == "exact"
+    assert knn.choose_method("auto", 100_001) == "approx"
+    assert knn.choose_method("exact", 10**9) == "exact"
+    assert knn.choose_method("approx", 10) == "approx"
+
+
+def test_each_side_is_searched_by_its_size_and_the_log_says_how(monkeypatch, caplog):
+    monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
+    build.build_graphs(small_data(), small_config(), "strict", 0)
+    said = {message.split(":")[0]: message for _, message in messages(caplog)}
+    for modality in ("image", "text"):
+        assert "approximate (faiss" in said[f"neighbours user interest ({modality})"]
+        assert said[f"neighbours item semantic ({modality})"].endswith("exact")
+    assert len(said) == 4
+
+
+def test_the_cache_key_is_of_what_was_done(monkeypatch, tmp_path):
+    def key(knn_setting, **changes):
+        config = small_config(knn=knn_setting, **changes)
+        config.cache_dir = str(tmp_path)
+        return build._cache_path(small_data(), config, "strict", 0)
+
+    assert key("auto") == key("exact") != key("approx")
+    both, none = key("approx"), key("exact")
+    monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
+    assert len({both, none, key("auto")}) == 3  # of two sides, one is approximate
+    assert (key("approx"), key("exact")) == (both, none)
+    monkeypatch.setattr(knn, "EXACT_UP_TO", 5)
+    assert key("auto") == both
+    # Without a kNN graph the setting does nothing.
+    weights = {"user_cooccurrence_weight": 1.0, "item_cooccurrence_weight": 1.0}
+    assert key("auto", **weights) == key("exact", **weights) == key("approx", **weights)
+
+
+@pytest.mark.parametrize("setting", ["auto", "approx"])
+def test_without_faiss_it_says_what_to_do_before_anything_is_computed(monkeypatch, tmp_path, setting):
+    monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
+    config = small_config(knn=setting)
+    config.cache_dir = str(tmp_path / "kept")
+    kept = build.build_graphs(small_data(), config, "strict", 0)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert build.build_graphs(small_data(), config, "strict", 0).user_user.matrix.nse == kept.user_user.matrix.nse
+
+    monkeypatch.setattr(relations, "cooccurrence_graph", lambda *_: pytest.fail("a graph was computed"))
+    config.cache_dir = ""
+    with pytest.raises(ConfigError) as caught:
+        build.build_graphs(small_data(), config, "strict", 0)
+    for words in (f'graph.knn = "{setting}"', "pip install", "faiss", 'graph.knn = "exact"'):
+        assert words in str(caught.value)
+    assert ("more than 35 nodes" in str(caught.value)) == (setting == "auto")
+    with pytest.raises(ConfigError):
+        knn.nearest_approximate(np.ones((4, 2), np.float32), 2, "test")
+
+
+def test_without_faiss_exact_search_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
+    build.build_graphs(small_data(), small_config(knn="exact"), "strict", 0)
+    only_cooccurrence = {"user_cooccurrence_weight": 1.0, "item_cooccurrence_weight": 1.0}
+    build.build_graphs(small_data(), small_config(knn="auto", **only_cooccurrence), "strict", 0)

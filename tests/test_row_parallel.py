@@ -1,0 +1,324 @@
+"""Sharding by row: a run that moves between one device, 8 and 3, against the same run on one device all along.
+
+Sizes are divisible by neither number of devices. `python -m tests.test_row_parallel FOLDER NUM_STEPS MODEL...` goes on
+with the models' runs in FOLDER, by row on the devices there are, and saves what came out.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+
+from benchmarks.devices import compile_step, count_traffic, predict_traffic
+from rearm_jax.data.dataset import group_by_user
+from rearm_jax.errors import CheckpointError
+from rearm_jax.evaluation.ranking import make_blocks, rank_items
+from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.graphs.adjacency import make_adjacency
+from rearm_jax.graphs.row_adjacency import shard_adjacency
+from rearm_jax.models.representations import Representations
+from rearm_jax.training import evaluator, loop, placement
+from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.evaluator import Evaluator
+from rearm_jax.training.parallel import RowCounts, is_table, place_rows, replicate, row_parallel
+from rearm_jax.training.sampling import cut_sampler, make_sampler
+from tests.conftest import tiny_config
+from tests.test_parallel import alive
+
+ROOT = Path(__file__).parent.parent
+MODELS = ("rearm", "lightgcn")
+NUM_USERS, NUM_ITEMS = 61, 43
+STAGES = (("data", 1, 1), ("row", 8, 2), ("row", 3, 1), ("data", 1, 1))  # parallel, devices, steps
+STAGES_OF = {"rearm": (0, 1, 3), "lightgcn": (0, 1, 2, 3)}  # REARM takes long to compile
+EVERY_STAGE = [(model, stage) for model in MODELS for stage in STAGES_OF[model]]
+
+
+@functools.cache
+def experiment_of(model: str, parallel: str) -> Experiment:
+    config = tiny_config(
+        parallel=parallel,
+        batch_size=101,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        gradient_clip_norm={"rearm": 1.0, "lightgcn": 0.01}[model],
+        data__synthetic__num_users=NUM_USERS,
+        data__synthetic__num_items=NUM_ITEMS,
+        model__name=model,
+        model__num_layers=2,
+        model__self_dropout=0.3,
+        model__cross_dropout=0.5,
+        loss__contrastive_weight=0.02,
+        loss__orthogonal_weight=0.03,
+        loss__l2_weight=0.1,
+    )
+    return build_experiment(config)
+
+
+@functools.cache
+def compiled(model: str, parallel: str) -> tuple:
+    """(run_steps, evaluate), compiled once for all runs of this process."""
+    experiment = experiment_of(model, parallel)
+    graphs = placement.place_graphs(experiment)
+    return loop._compile_steps(experiment, graphs), Evaluator(experiment, graphs)
+
+
+def named_leaves(tree) -> dict[str, np.ndarray]:
+    """Leaf by name; rows of padding behind a table must be zero, and are cut off."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name, array = jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf)
+        if is_table(path):
+            rows = NUM_USERS if path[-1].key.startswith("user") else NUM_ITEMS
+            assert not array[rows:].any(), name
+            array = array[:rows]
+        named[name] = array
+    return named
+
+
+def go_on(experiment: Experiment, folder: Path, num_steps: int, save: bool = True) -> dict[str, np.ndarray]:
+    """The next steps of the run in `folder`: losses of each, the state after them, and the metrics of validation."""
+    table_rows = placement.table_rows(experiment)
+    with Checkpoints(folder, table_rows) as checkpoints:
+        state, progress = loop._start(experiment, checkpoints)
+        run_steps, evaluate = compiled(experiment.config.model.name, experiment.config.parallel)
+        results = {}
+        for _ in range(num_steps):
+            state, _, last = run_steps(state, 1)
+            results |= {f"step{int(state.step)}/{name}": np.asarray(value) for name, value in last.items()}
+        results |= named_leaves({"params": state.params, "opt_state": state.opt_state})
+        results |= evaluate(state.params, "valid")
+        if save:
+            loop._save(checkpoints, state, progress, 0.5)
+    return results
+
+
+def by_row(folder: Path, num_steps: int, models: list[str]) -> None:
+    for model in models:
+        experiment = experiment_of(model, "row")
+        results = go_on(experiment, folder / model, num_steps)
+        if jax.device_count() == 8:
+            first = placement.first_state(experiment)
+            results |= {f"first/{name}": leaf for name, leaf in named_leaves(first.params).items()}
+            table = first.params["user_id_table"]
+            results["bytes of a shard"] = table.addressable_shards[0].data.nbytes
+            results["bytes of a shard of adam"] = {
+                leaf.addressable_shards[0].data.nbytes
+                for path, leaf in jax.tree_util.tree_leaves_with_path(first.opt_state)
+                if jax.tree_util.keystr(path).endswith("['user_id_table']")
+            }.pop()
+            results["ranked"] = rank_by_row()
+            program = compile_step(experiment)[0].as_text()
+            results["traffic counted"] = sum(count_traffic(program, 8).values())
+            results["traffic predicted"] = sum(predict_traffic(experiment, 8).values())
+        np.savez(folder / f"{model}-{jax.device_count()}.npz", **results)
+
+
+def ranking_problem() -> tuple:
+    """Vectors of few different values, so that many scores are equal; users to rank, and items to leave out."""
+    rng = np.random.default_rng(0)
+    users, items = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (NUM_USERS, NUM_ITEMS))
+    pairs = np.argwhere(rng.random((NUM_USERS, NUM_ITEMS)) < 0.3).astype(np.int32)
+    blocks = make_blocks(np.arange(0, NUM_USERS, 2), group_by_user(pairs, NUM_USERS), 8)
+    return users, items, blocks
+
+
+def rank_by_row() -> np.ndarray:
+    *tables, blocks = ranking_problem()
+
+    def rank(shard, users, items, blocks):
+        out = Representations(users, items, (), (), users, items)
+        return evaluator._rank_by_row(shard, out, blocks, 20)
+
+    args = (*place_rows(tables), replicate(blocks))
+    return np.asarray(row_parallel(rank, RowCounts(NUM_USERS, NUM_ITEMS, 1), args)(*args))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+def run_by_row(folder: Path, num_devices: int, num_steps: int, models: list[str]) -> None:
+    flags = (
+        f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0"  # compiles faster
+    )
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.test_row_parallel", str(folder), str(num_steps), *models],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.fixture(scope="module")
+def moved(folder) -> dict[str, dict[int, dict[str, np.ndarray]]]:
+    """Model -> stage -> results of the run that moves as STAGES says."""
+    found = {model: {} for model in MODELS}
+    for stage, (parallel, count, num_steps) in enumerate(STAGES):
+        models = [model for model in MODELS if stage in STAGES_OF[model]]
+        if parallel == "row":
+            run_by_row(folder, count, num_steps, models)
+        for model in models:
+            if parallel == "row":
+                with np.load(folder / f"{model}-{count}.npz", allow_pickle=False) as arrays:
+                    found[model][stage] = dict(arrays)
+            else:
+                found[model][stage] = go_on(experiment_of(model, parallel), folder / model, num_steps, save=stage == 0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stayed(folder) -> dict[str, dict[int, dict[str, np.ndarray]]]:
+    """The same of the run that stays on one device."""
+    found = {model: {} for model in MODELS}
+    for model, stage in EVERY_STAGE:
+        found[model][stage] = go_on(experiment_of(model, "data"), folder / f"{model}-stays", STAGES[stage][2])
+    return found
+
+
+@pytest.mark.parametrize(("model", "stage"), EVERY_STAGE)
+def test_losses_and_state_are_those_of_one_device(moved, stayed, model, stage):
+    found, expected = moved[model][stage], stayed[model][stage]
+    names = [name for name in expected if name.startswith(("step", "params/", "opt_state/"))]
+    assert sum(name.endswith("/loss") for name in names) == STAGES[stage][2]
+    assert {"params/user_id_table", "opt_state/1/0/mu/item_id_table"} <= set(names)
+    for name in names:
+        assert found[name].shape == expected[name].shape
+        np.testing.assert_allclose(
+            alive(name, found[name]), alive(name, expected[name]), rtol=1e-5, atol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_settings_make_every_part_count(stayed, model):
+    last = stayed[model][1]
+    parts = {"rearm": ("bpr", "contrastive", "orthogonal", "l2"), "lightgcn": ("bpr", "l2")}[model]
+    assert all(last[f"step2/{part}"] > 1e-3 for part in parts)
+    clipped = {"rearm": 1.0, "lightgcn": 0.01}[model]
+    assert last["step2/grad_norm"] > clipped
+    assert np.abs(last["params/user_id_table"] - stayed[model][0]["params/user_id_table"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("model", "stage"), EVERY_STAGE)
+def test_metrics_are_those_of_one_device(moved, stayed, model, stage):
+    expected = {name: value for name, value in stayed[model][stage].items() if name.startswith("valid/")}
+    assert "valid/recall@10" in expected
+    assert {name: float(moved[model][stage][name]) for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_first_state(moved, model):
+    state = placement.first_state(experiment_of(model, "data"))
+    for name, leaf in named_leaves(state.params).items():
+        np.testing.assert_allclose(moved[model][1][f"first/{name}"], leaf, rtol=1e-6, atol=1e-7, err_msg=name)
+    rows = -(-NUM_USERS // 8)
+    assert moved[model][1]["bytes of a shard"] == moved[model][1]["bytes of a shard of adam"] == rows * 8 * 4
+
+
+def test_ranking_with_ties(moved):
+    users, items, blocks = ranking_problem()
+    expected, scores = jax.jit(rank_items, static_argnames="k")(users, items, blocks, k=20)
+    assert (np.diff(scores[0, 0]) == 0).any()
+    np.testing.assert_array_equal(moved["rearm"][1]["ranked"], expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_traffic_of_a_step_is_what_the_formula_says(moved, model):
+    assert moved[model][1]["traffic counted"] == pytest.approx(moved[model][1]["traffic predicted"], rel=0.01)
+
+
+def test_traffic_is_counted_in_loops_and_by_kind():
+    program = """HloModule jit_f, num_partitions=4
+
+%body (a: f32[2,3]) -> f32[2,3] {
+  %a = f32[2,3]{1,0} parameter(0)
+  ROOT %p = f32[2,3]{1,0} collective-permute(%a), channel_id=1, source_target_pairs={{0,3},{1,0},{2,1},{3,2}}
+}
+
+ENTRY %main (x: f32[2,3]) -> f32[2,3] {
+  %x = f32[2,3]{1,0} parameter(0)
+  %w = f32[2,3]{1,0} while(%x), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %s = (s32[4]{0}, f32[]) all-reduce(%i, %j), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %r = bf16[6]{0} reduce-scatter(%k), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  ROOT %g = f32[8,3]{1,0} all-gather(%w), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+%add (b: f32[], c: f32[]) -> f32[] {
+  %b = f32[] parameter(0)
+  ROOT %c = f32[] parameter(1)
+}
+"""
+    assert count_traffic(program, 4) == {
+        "collective-permute": 5 * 24,
+        "all-reduce": 2 * 0.75 * 20,
+        "reduce-scatter": 3 * 12,
+        "all-gather": 0.75 * 96,
+    }
+    with pytest.raises(ValueError, match="asynchronous"):
+        count_traffic(program.replace("all-gather(", "all-gather-start("), 4)
+
+
+def test_tables_of_other_sizes_are_refused(moved, folder):
+    """61 and 64 users both take 8 rows on each of 8 devices."""
+    state = placement.state_like(experiment_of("lightgcn", "data"))
+    step = sum(steps for _, _, steps in STAGES[:3])
+    with Checkpoints(folder / "lightgcn", {"user": 64, "item": NUM_ITEMS}) as checkpoints:
+        other = {**state.params, "user_id_table": jax.ShapeDtypeStruct((64, 8), np.float32)}
+        with pytest.raises(CheckpointError, match=r"user_id_table is float32\(61, 8\) .* and float32\(64, 8\) here"):
+            checkpoints.restore_params(step, other)
+    with Checkpoints(folder / "lightgcn") as checkpoints:
+        assert checkpoints.restore_params(step, state.params)["user_id_table"].shape == (NUM_USERS, 8)
+
+
+@pytest.mark.parametrize("num_devices", [1, 3, 8])
+def test_blocks_hold_the_graph(num_devices):
+    kinds = (13, 5)
+    dense = scipy.sparse.random_array((18, 18), density=0.3, rng=np.random.default_rng(1), dtype=np.float32).toarray()
+    sharded = shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), symmetric=False), kinds, num_devices, "x")
+    held = [-(-kind // num_devices) for kind in kinds]
+    padded = np.zeros((num_devices * sum(held),) * 2, np.float32)
+    order = [
+        device * sum(held) + place  # where the nodes of the first kind are, then those of the second
+        for first, kind, size in zip((0, held[0]), kinds, held, strict=True)
+        for device, place in [(node // size, first + node % size) for node in range(kind)]
+    ]
+    padded[np.ix_(order, order)] = dense
+    size = sharded.num_held
+    assert size == sum(held)
+    for blocks, matrix in ((sharded.blocks, padded), (sharded.transposed, padded.T)):
+        for device in range(num_devices):
+            for step in range(num_devices):
+                row = device * num_devices + step
+                block = np.zeros((size + 1, size + 1), np.float32)  # padding goes behind the last row
+                np.add.at(block, (blocks.rows[row], blocks.columns[row]), blocks.data[row])
+                other = (device + step) % num_devices
+                expected = matrix[device * size : (device + 1) * size, other * size : (other + 1) * size]
+                np.testing.assert_array_equal(block[:size, :size], expected)
+                assert (np.diff(blocks.rows[row].astype(np.int64) * (size + 1) + blocks.columns[row]) >= 0).all()
+    with pytest.raises(ValueError, match="must add up to the 18 nodes"):
+        shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), symmetric=False), (13, 6), num_devices, "x")
+
+
+@pytest.mark.parametrize("num_devices", [3, 8, 70])
+def test_the_cut_sampler_holds_every_users_items(num_devices):
+    sampler = make_sampler(experiment_of("lightgcn", "data").dataset, "strict")
+    cut = cut_sampler(sampler, num_devices)
+    held = -(-NUM_USERS // num_devices)
+    pointers, excluded = cut.indptr.reshape(num_devices, held + 1), cut.excluded.reshape(num_devices, -1)
+    for user in range(num_devices * held):
+        device, place = divmod(user, held)
+        found = excluded[device, pointers[device, place] : pointers[device, place + 1]]
+        expected = sampler.excluded[slice(*sampler.indptr[user : user + 2])] if user < NUM_USERS else []
+        np.testing.assert_array_equal(found, expected)
+
+
+if __name__ == "__main__":
+    by_row(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
