@@ -138,7 +138,9 @@ BAD = {
     **dict.fromkeys(("schedule.warmup_epochs", "schedule.decay_epochs"), COUNT[1:]),
     **dict.fromkeys(("log.progress", "log.tensorboard", "model.train_meta_projection"), (0, 1, "true", None)),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
-    **dict.fromkeys(("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))),
+    **dict.fromkeys(
+        ("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))
+    ),
     **dict.fromkeys(("data.source", "model.name"), ("", "REARM", "folder ", None, 1)),
     "graph.knn": ("", "Exact", "approximate", None, 1, ("auto",)),
     "evaluation.ks": ((), (0,), (-5,), (5, 5), (5, 20.0), (True, 20), ("20",), [20], 20, None),
