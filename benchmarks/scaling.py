@@ -12,6 +12,7 @@ compilation included; Linux only. Writes FILE, by default benchmarks/results/sca
 """
 
 import argparse
+import importlib.metadata
 import json
 import shlex
 import subprocess
@@ -252,8 +253,10 @@ def main() -> None:
     if arguments.measure:
         _measure_here(arguments.measure, arguments.folder)
         return
-    result = {"command": shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]), "machine": describe()}
-    result["sizes"] = []
+    machine = describe()
+    machine["versions"]["faiss-cpu"] = importlib.metadata.version("faiss-cpu")
+    command = shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]])
+    result = {"command": command, "machine": machine, "sizes": []}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for num_users in (size for size in SIZES if size <= arguments.max_users):
         result["sizes"].append(measure_size(num_users))

@@ -19,6 +19,7 @@ from rearm_jax.config import parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
+from rearm_jax.training.interrupt import quit_on_interrupt
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder, saved_config
 
@@ -41,21 +42,23 @@ def main() -> int:
     _plain_log()
     app.define_help_flags()
     try:
-        remaining = parse_flags(sys.argv)
-        if len(remaining) > 1:
-            raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
-        _keep_compiled_programs()
-        initialize(_DISTRIBUTED.value)
-        return _evaluate() if _MODE.value == "evaluate" else _train()
+        with quit_on_interrupt():
+            return _dispatch()
     except RearmError as error:
         print(f"error: {error}", file=sys.stderr)
         return abandon(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return abandon(130)
     except Exception:
         traceback.print_exc()
         return abandon(70)
+
+
+def _dispatch() -> int:
+    remaining = parse_flags(sys.argv)
+    if len(remaining) > 1:
+        raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
+    _keep_compiled_programs()
+    initialize(_DISTRIBUTED.value)
+    return _evaluate() if _MODE.value == "evaluate" else _train()
 
 
 def _train() -> int:
@@ -97,7 +100,8 @@ def _evaluate() -> int:
 def _config_name() -> str:
     """configs/tiktok.py:lightgcn -> tiktok-lightgcn."""
     path = config_flags.get_config_filename(flags.FLAGS["config"])
-    return "-".join(part for part in re.sub(r"\.py(:|$)", r"\1", path.rsplit("/", 1)[-1]).split(":") if part)
+    name = "-".join(part for part in re.sub(r"\.py(:|$)", r"\1", path.rsplit("/", 1)[-1]).split(":") if part)
+    return name.strip(".") or "run"  # a name such as ".." would lead out of runs/
 
 
 def _table(result: dict) -> str:

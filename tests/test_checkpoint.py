@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 import optax
 import pytest
 from absl import logging as absl_logging
+from etils import epath
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.training.checkpoint import Checkpoints, checkpoint_directory
-from rearm_jax.training.digest import DELETED, write_record
+from rearm_jax.training.digest import delete_step, write_record
 
 NAN = float("nan")
 
@@ -358,16 +358,33 @@ def test_damaged_files_are_never_loaded(tmp_path):
         assert checkpoints.read_progress(3) == {"epoch": 3}
 
 
-def test_a_deletion_that_was_cut_short_leaves_no_damage(tmp_path):
+@pytest.mark.parametrize("last", range(6))
+def test_a_deletion_that_was_cut_short_leaves_no_damage(tmp_path, monkeypatch, last):
+    """A kill before any of the operations on the disk: record, three removals, rename, the last removal."""
     save_metrics(tmp_path, [0.1, 0.5, 0.2, 0.3])
-    old = tmp_path / "checkpoints" / "3"
-    write_record(old, DELETED)
-    shutil.rmtree(old / "params")
+    operations = []
+
+    def until_the_kill(original):
+        def operation(*arguments, **keywords):
+            if len(operations) == last:
+                raise KeyboardInterrupt
+            operations.append(original)
+            return original(*arguments, **keywords)
+
+        return operation
+
+    old = epath.Path(tmp_path / "checkpoints" / "3")
+    with monkeypatch.context() as patch:
+        for name in ("rmtree", "unlink", "rename"):
+            patch.setattr(type(old), name, until_the_kill(getattr(type(old), name)))
+        patch.setattr("rearm_jax.training.digest.write_record", until_the_kill(write_record))
+        with pytest.raises(KeyboardInterrupt):
+            delete_step(old)
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
-        assert step_folders(tmp_path) == [2, 3, 4]  # looking changes nothing
         assert checkpoints.resume_step() == 4
-    assert step_folders(tmp_path) == [2, 4]
+    assert step_folders(tmp_path) == ([2, 3, 4] if last == 0 else [2, 4])
+    assert not list(tmp_path.rglob("*.deleted"))
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
@@ -392,6 +409,16 @@ def test_a_failed_write_is_told_and_keeps_what_was_there(tmp_path):
         checkpoints.save(4, big, small, {}, 0.9)
         assert_same(checkpoints.restore_params(4, big), big)
     assert step_folders(tmp_path) == [1, 2, 4]
+
+
+def test_the_death_of_another_process_is_not_blamed_on_the_files(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: AllGather failed: connection reset by peer")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "save", fail)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="connection reset"):
+            checkpoints.save(1, {"w": np.ones(2)}, {"s": np.zeros(1)}, {}, 0.5)
 
 
 def test_the_log_shows_no_chatter_of_orbax(tmp_path, caplog):

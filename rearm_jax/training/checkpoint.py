@@ -15,7 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rearm_jax.errors import CheckpointError
-from rearm_jax.training.digest import delete_step
+from rearm_jax.training.digest import GONE, delete_step
 from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.parallel import unpadded
 from rearm_jax.training.records import Records, from_process_0
@@ -215,7 +215,7 @@ class Checkpoints:
         # Also what killed saves left: their names are those of steps that this run may never save again.
         with self._explained("cannot be cleaned up", _DISK_REMEDY):
             if self.directory.exists():
-                for pattern in ([f"*{_ASIDE}"] if aside else []) + ["*.orbax-checkpoint-tmp*"]:
+                for pattern in ([f"*{_ASIDE}"] if aside else []) + [f"*{GONE}", "*.orbax-checkpoint-tmp*"]:
                     for folder in self.directory.glob(pattern):
                         folder.rmtree()
             for step in self._records.half_deleted:
@@ -266,6 +266,8 @@ class Checkpoints:
         # Damage surfaces from Orbax, TensorStore, json and the file system as every kind of exception.
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            raise  # of the devices, or of another process that died: the files are not to blame
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise CheckpointError(f"{self.directory} {what}. {remedy} The cause: {reason}") from error

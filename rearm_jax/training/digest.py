@@ -16,6 +16,7 @@ from rearm_jax.training.writer import replace_file
 
 RECORD_FILE = "finished.json"
 DELETED = {"deleted": True}  # the record of a step that is being deleted
+GONE = ".deleted"  # after the number of a step of which nothing else is left
 _CHUNK_BYTES = 1 << 22
 
 
@@ -56,7 +57,9 @@ def delete_step(folder: epath.Path) -> None:
             path.rmtree()
         elif path.name != RECORD_FILE:
             path.unlink()
-    folder.rmtree()
+    gone = folder.parent / f"{folder.name}{GONE}"  # in one stroke: without its record the folder would seem damaged
+    folder.rename(gone)
+    gone.rmtree()
 
 
 def find_damage(folder: epath.Path, record: dict, item: str | None = None) -> str | None:

@@ -22,7 +22,7 @@ from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
-from rearm_jax.training.interrupt import StopRequest, quit_on_interrupt, stop_on_signal
+from rearm_jax.training.interrupt import StopRequest, stop_on_signal
 from rearm_jax.training.placement import (
     first_state,
     place_graphs,
@@ -52,11 +52,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       CheckpointError: the run folder cannot be resumed or written.
     """
     config = experiment.config
-    with (
-        _disk_explained(workdir),
-        quit_on_interrupt(),
-        Checkpoints(workdir, table_rows(experiment)) as checkpoints,
-    ):
+    with _disk_explained(workdir), Checkpoints(workdir, table_rows(experiment)) as checkpoints:
         state, progress = _start(experiment, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)

@@ -115,9 +115,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(reference, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_before_training_ends_the_run_and_leaves_no_damage(tmp_path, number, code):
-    """Behind the last graph: first parameters, compilation."""
+    """From the table of the data on: graphs, first parameters, compilation."""
     process = start(tmp_path, "run", 2)
-    assert wait_for(lambda: "graph item semantic (text)" in (tmp_path / "run.log").read_text(), process)
+    assert wait_for(lambda: "split hash" in (tmp_path / "run.log").read_text(), process)
     process.send_signal(number)
     found, log = finish(process, tmp_path, "run")
     assert found == code, log

@@ -217,7 +217,7 @@ def test_names_of_modalities_lead_nowhere_else(name):
 
 
 @cases(200)
-@given(st.text("./\\:apy~", max_size=12).map(lambda text: f"{text}tiny.py"))
+@given(st.text("./\\:apy~", max_size=12).map(lambda text: f"{text}.py"))
 def test_the_run_folder_of_a_config_lies_under_runs(path):
     counts[CASES] += 1
     with (
