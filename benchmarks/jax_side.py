@@ -94,7 +94,7 @@ def _first_step(experiment: Experiment) -> Callable[[], object]:
 
 
 def _step(experiment: Experiment) -> Callable[[], object]:
-    """As many steps as the training loop does in a call on a CPU; one a call would pay for fresh memory each time."""
+    """As many steps as the training loop does in a call; one a call would pay for fresh memory each time."""
     run, state = _training(experiment)
     state, *_ = jax.block_until_ready(run(state, 1))
     start = time.perf_counter()

@@ -52,7 +52,7 @@ def test_recall_on_tiktok(side, modality):
         pairs = np.load(os.path.join(TIKTOK, "train.npy"), allow_pickle=False)
         pairs = pairs.T if pairs.shape[0] == 2 else pairs
         features = relations.user_interest_features(np.unique(pairs, axis=0).astype(np.int32), 9308, features)
-    rows = np.random.default_rng(5).choice(len(features), 2000, replace=False)
+    rows = np.random.default_rng(5).choice(len(features), 1000, replace=False)
     for k in (10, 40):
         values, neighbours = knn.nearest_approximate(features, k, "test")
         assert measured_recall(features, values, k, rows) >= 0.95

@@ -37,7 +37,8 @@ from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import PARTS, TrainState, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter, versions
 
-CALL_SECONDS = 2.0  # on a CPU, how long a device call should take: between calls Ctrl-C and the bar are served
+# How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
+CALL_SECONDS = 2.0
 
 
 def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
@@ -150,7 +151,6 @@ def _run_epoch(
     config = experiment.config
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     done = int(state.step) - progress.epoch * total
-    in_pieces = jax.default_backend() == "cpu"  # only a CPU is slow enough to need more than one call an epoch
     speed = progress.timed_steps / progress.step_seconds if progress.step_seconds else 0.0
     bar = tqdm(
         desc=f"epoch {progress.epoch + 1}",
@@ -162,7 +162,7 @@ def _run_epoch(
     )
     with bar:
         while True:
-            call_steps = min(total - done, max(1, round(speed * CALL_SECONDS))) if in_pieces else total - done
+            call_steps = min(total - done, max(1, round(speed * CALL_SECONDS)))
             stopped_by, call_steps = agree(request.signal, call_steps)
             if stopped_by is not None or not call_steps:
                 break
