@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.problem import Problem, load_problem, make_experiment
+from benchmarks.problem import Problem, load_problem
 from rearm_jax.data.dataset import group_by_user
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
-from rearm_jax.experiment import Experiment, abstract_params, init_params
+from rearm_jax.experiment import Experiment, abstract_params, init_params, make_experiment
 from rearm_jax.graphs.adjacency import propagate
 from rearm_jax.models.meta_network import MetaNetwork, torch_linear
 from rearm_jax.models.rearm import REARM
@@ -29,7 +29,7 @@ from rearm_jax.training.step import TrainState, loss_share, steps_per_epoch, tra
 def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], object]]]:
     """Name of a part -> what makes it: a function of nothing that runs it once. `side` is "jax"."""
     problem = load_problem(Path(folder))
-    experiment = functools.cache(lambda: make_experiment(problem))
+    experiment = functools.cache(lambda: make_experiment(problem.config, problem.dataset))
     makers = {
         "first step": _first_step,
         "epoch": _epoch,
@@ -51,7 +51,9 @@ def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], ob
 
 def count_parameters(folder: str) -> int:
     """Numbers that are trained."""
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(make_experiment(load_problem(Path(folder))))))
+    problem = load_problem(Path(folder))
+    params = abstract_params(make_experiment(problem.config, problem.dataset))
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _timed(function: Callable, *args, donate: tuple[int, ...] = ()) -> Callable[[], object]:

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from configs import baby, clothing, sports
 from rearm_jax.config import from_json, to_json
 from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
-from rearm_jax.experiment import Experiment, make_model, make_optimizer
 from rearm_jax.graphs.build import Graphs, build_graphs
 from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix, knn_graph, user_interest_features
 
@@ -92,18 +91,6 @@ def load_problem(folder: Path) -> Problem:
         data, indices, indptr = (array[f"{name}-{part}"] for part in ("data", "indices", "indptr"))
         graphs[name] = scipy.sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(indptr) - 1))
     return Problem(config, dataset, graphs, {name: array[f"interests-{name}"] for name in names})
-
-
-def make_experiment(problem: Problem) -> Experiment:
-    """The problem as rearm_jax sees it; the graphs come from the cache."""
-    config, dataset = problem.config, problem.dataset
-    return Experiment(
-        config=config,
-        dataset=dataset,
-        graphs=build_graphs(dataset, config.graph, config.protocol, config.seed),
-        model=make_model(config, dataset),
-        tx=make_optimizer(config, len(dataset.train)),
-    )
 
 
 def _time_relations(problem: Problem) -> dict[str, float]:

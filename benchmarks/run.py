@@ -121,9 +121,9 @@ def _ranking_memory(side: str, folder: Path) -> int:
     _say(f"memory of ranking, {side}")
     with _side(side, folder) as process:
         process.ask(make="ranking")
-        before = process.ask(memory=True)["bytes"]
+        before = process.ask(memory=True)["now"]
         process.ask(first="ranking")
-        return process.ask(memory=True)["bytes"] - before
+        return process.ask(memory=True)["peak"] - before
 
 
 def _rounds(names: list[str], folder: Path, rounds: int) -> tuple[dict, dict[str, int], int]:
@@ -146,7 +146,7 @@ def _rounds(names: list[str], folder: Path, rounds: int) -> tuple[dict, dict[str
                         seconds.setdefault(part, {}).setdefault(side.name, []).append(taken)
             for side in having:
                 if part == "epoch":
-                    memory[side.name] = side.ask(memory=True)["bytes"]
+                    memory[side.name] = side.ask(memory=True)["peak"]
                 side.ask(drop=part)
     summaries = {
         part: {

@@ -30,6 +30,7 @@ from absl import logging
 
 from benchmarks.catalogue import MODALITIES, make_catalogue
 from benchmarks.machine import describe
+from benchmarks.memory import peak_bytes, resident_bytes, restart_peak
 from configs import baby
 from rearm_jax.data.dataset import Dataset, group_by_user, load_dataset
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
@@ -140,12 +141,6 @@ def _timed(function: Callable) -> tuple[object, dict[str, float]]:
     start, cpu_start = time.perf_counter(), time.process_time()
     result = jax.block_until_ready(function())
     return result, {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
-
-
-def _memory(field: str) -> int:
-    """Bytes: "VmRSS" as of now, "VmHWM" the peak. (The peak of getrusage is never below the parent process's.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def _recall(graph: scipy.sparse.csr_array, features: np.ndarray, k: int) -> float:
@@ -272,11 +267,11 @@ def _measure_here(part: str, folder: Path) -> None:
     num_users = json.loads((folder / "sizes.json").read_text())["users"]
     dataset = load_dataset(folder, MODALITIES, num_users)
     jax.devices()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _memory("VmRSS")
+    restart_peak()
+    before = resident_bytes()
     measure = {"train step": measure_step, "evaluation": measure_evaluation}.get(part, partial(measure_graph, part))
     costs = measure(dataset, folder)
-    print(json.dumps(costs | {"peak_bytes": _memory("VmHWM") - before}), flush=True)
+    print(json.dumps(costs | {"peak_bytes": peak_bytes() - before}), flush=True)
 
 
 if __name__ == "__main__":

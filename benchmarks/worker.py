@@ -8,16 +8,17 @@ Each line is a JSON object, and so is each answer:
   {"run": PART}        {"seconds"}, the mean over as many calls as take 0.1 s (one, if it is longer)
   {"drop": PART}       forgets the part and its inputs
   {"parameters": true} {"parameters"}, how many numbers are trained
-  {"memory": true}     {"bytes"}, the peak resident memory of this process so far
+  {"memory": true}     {"peak", "now"}: bytes that were resident at most since the last such question, and that are now
 It ends with its input.
 """
 
 import importlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
+
+from benchmarks.memory import peak_bytes, resident_bytes, restart_peak
 
 _SHORTEST = 0.1  # seconds of a measurement
 
@@ -49,7 +50,9 @@ def main() -> None:
             case {"parameters": _}:
                 return {"parameters": module.count_parameters(folder)}
             case {"memory": _}:
-                return {"bytes": _peak_bytes()}
+                found = {"peak": peak_bytes(), "now": resident_bytes()}
+                restart_peak()
+                return found
         return {}
 
     print(json.dumps({"parts": list(makers)}), file=answers, flush=True)
@@ -69,11 +72,6 @@ def _seconds(part: Callable[[], object]) -> float:
     start = time.perf_counter()
     part()
     return time.perf_counter() - start
-
-
-def _peak_bytes() -> int:
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

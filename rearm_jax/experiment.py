@@ -40,6 +40,11 @@ def build_experiment(config: ConfigDict) -> Experiment:
     dataset = _load(config.data)
     check_against_data(config, dataset.num_users, dataset.num_items)
     logging.info("%s", summary(dataset, config.protocol))
+    return make_experiment(config, dataset)
+
+
+def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
+    """Graphs, model and optimiser for a checked config and data that are at hand."""
     return Experiment(
         config=config,
         dataset=dataset,

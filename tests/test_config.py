@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from configs import default
 from rearm_jax.config import (
-    SCHEMA,
     check_against_data,
     check_config,
     differences,
@@ -23,6 +22,7 @@ from rearm_jax.config import (
     to_json,
 )
 from rearm_jax.errors import ConfigError
+from rearm_jax.schema import SCHEMA
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("demo", "baby", "sports", "clothing", "tiktok", "tiktok:lightgcn")

@@ -1,5 +1,7 @@
 """A graph on the device, and propagation along it: the one place that chooses how a sparse product is computed."""
 
+from collections.abc import Callable
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -69,36 +71,30 @@ def propagate(adjacency: Adjacency, x: jax.Array, num_layers: int) -> tuple[jax.
     Raises:
       ValueError: x is not float32 (n, c).
     """
-    n = adjacency.matrix.shape[0]
-    if x.ndim != 2 or x.shape[0] != n or x.dtype != jnp.float32:
-        raise ValueError(f"node features must be float32 ({n}, c), got {x.dtype} {x.shape}")
+    return repeat(lambda x: _matmul(adjacency, x), x, adjacency.matrix.shape[0], num_layers)
+
+
+def repeat(
+    multiply: Callable[[jax.Array], jax.Array], x: jax.Array, num_nodes: int, num_layers: int
+) -> tuple[jax.Array, ...]:
+    """x_l = multiply(x_{l-1}) for l from 1 to num_layers, x_0 = x; raises ValueError unless float32 (num_nodes, c)."""
+    if x.ndim != 2 or x.shape[0] != num_nodes or x.dtype != jnp.float32:
+        raise ValueError(f"node features must be float32 ({num_nodes}, c), got {x.dtype} {x.shape}")
     layers = []
     for _ in range(num_layers):
-        x = _matmul(adjacency, x)
+        x = multiply(x)
         layers.append(x)
     return tuple(layers)
 
 
-@jax.custom_vjp
-def _matmul(adjacency: Adjacency, x: jax.Array) -> jax.Array:
-    return _product(adjacency.matrix, adjacency.indptr, x)
+def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
+    """matrix (n, m) times x (m, c), by the fastest means of the platform; its own derivative would be slow.
 
-
-def _matmul_forward(adjacency, x):
-    return _matmul(adjacency, x), adjacency
-
-
-def _matmul_backward(adjacency, g):
-    # A^T g by rows of a stored transpose: differentiating the product itself would scatter.
-    if adjacency.symmetric:
-        return None, _product(adjacency.matrix, adjacency.indptr, g)
-    return None, _product(adjacency.transposed, adjacency.transposed_indptr, g)
-
-
-_matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def _product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
+    Args:
+      matrix: float32, sorted by row and column, unique.
+      indptr: int32 (n + 1,), its row pointers.
+      x: float32 (m, c).
+    """
     flags = {"shape": matrix.shape, "indices_sorted": True, "unique_indices": True}
 
     def by_rows(data, indices, indptr, x):
@@ -109,6 +105,25 @@ def _product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
 
     # Decided when the program is lowered for its platform, so that the default backend does not matter.
     return jax.lax.platform_dependent(matrix.data, matrix.indices, indptr, x, cpu=by_rows, default=by_entries)
+
+
+@jax.custom_vjp
+def _matmul(adjacency: Adjacency, x: jax.Array) -> jax.Array:
+    return sparse_product(adjacency.matrix, adjacency.indptr, x)
+
+
+def _matmul_forward(adjacency, x):
+    return _matmul(adjacency, x), adjacency
+
+
+def _matmul_backward(adjacency, g):
+    # A^T g by rows of a stored transpose: differentiating the product itself would scatter.
+    if adjacency.symmetric:
+        return None, sparse_product(adjacency.matrix, adjacency.indptr, g)
+    return None, sparse_product(adjacency.transposed, adjacency.transposed_indptr, g)
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def _to_device(csr: scipy.sparse.csr_array) -> tuple[BCOO, jax.Array]:

@@ -99,13 +99,7 @@ def propagate(adjacency: Adjacency | RowAdjacency, x: jax.Array, num_layers: int
     """
     if isinstance(adjacency, Adjacency):
         return whole.propagate(adjacency, x, num_layers)
-    if x.ndim != 2 or x.shape[0] != adjacency.num_held or x.dtype != jnp.float32:
-        raise ValueError(f"node features must be float32 ({adjacency.num_held}, c), got {x.dtype} {x.shape}")
-    layers = []
-    for _ in range(num_layers):
-        x = _matmul(adjacency, x)
-        layers.append(x)
-    return tuple(layers)
+    return whole.repeat(lambda x: _matmul(adjacency, x), x, adjacency.num_held, num_layers)
 
 
 @jax.custom_vjp
@@ -133,7 +127,7 @@ def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
         # Found anew for each product: kept, the row pointers of D blocks would take n numbers on every device.
         indptr = jnp.searchsorted(rows, jnp.arange(num_held + 1, dtype=jnp.int32)).astype(jnp.int32)
         matrix = BCOO((data, jnp.stack([rows, columns], axis=1)), shape=(num_held, num_held))
-        return whole._product(matrix, indptr, visiting)
+        return whole.sparse_product(matrix, indptr, visiting)
 
     def body(step, carry):
         visiting, total = carry

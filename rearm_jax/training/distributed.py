@@ -25,6 +25,7 @@ from rearm_jax.experiment import Experiment
 from rearm_jax.training.writer import versions
 
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = "REARM_COORDINATOR", "REARM_NUM_PROCESSES", "REARM_PROCESS_ID"
+# In which processes of one run may differ: where each finds its files, and how loud it is.
 _MAY_DIFFER = (("data", "root"), ("graph", "cache_dir"), ("log", "progress"), ("log", "tensorboard"))
 _HOST_BYTES = 64
 _SECONDS_TO_APPEAR = 60  # for a file that another host wrote: NFS clients remember for a while that it was missing
