@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import baby, clothing, sports
 from rearm_jax.config import from_json, to_json
 from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
+from rearm_jax.data.labels import make_labels
 from rearm_jax.graphs.build import Graphs, build_graphs
 from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix, knn_graph, user_interest_features
 
@@ -85,6 +86,7 @@ def load_problem(folder: Path) -> Problem:
         **{split: array[split] for split in ("train", "valid", "test")},
         features={name: array[f"features-{name}"] for name in names},
         **sizes,
+        labels=make_labels({}, sizes["num_users"], sizes["num_items"]),
     )
     graphs = {}
     for name in _GRAPHS:

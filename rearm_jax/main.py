@@ -18,10 +18,11 @@ from ml_collections import config_flags
 from rearm_jax.config import parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
+from rearm_jax.inference.trained import run_config
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
 from rearm_jax.training.loop import evaluate_run, train
-from rearm_jax.training.run_folder import check_run_folder, clear_run_folder, saved_config
+from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py", lock_config=True)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
@@ -85,11 +86,7 @@ def _evaluate() -> int:
         raise ConfigError("--workdir is missing: name the run folder to evaluate")
     if _OVERWRITE.value:
         raise ConfigError("--overwrite goes with --mode=train")
-    config = saved_config(_WORKDIR.value)
-    if _CONFIG.value is not None:
-        check_run_folder(_WORKDIR.value, _CONFIG.value)
-        config = _CONFIG.value
-    experiment = build_experiment(config)
+    experiment = build_experiment(run_config(_WORKDIR.value, _CONFIG.value))
     check_same(experiment)
     metrics = evaluate_run(experiment, _WORKDIR.value)
     if is_first():

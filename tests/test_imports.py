@@ -19,8 +19,8 @@ FLOORS = {
     "models": 3,
     "experiment": 4,
     "training": 5,
-    "inference": 5,
-    "main": 6,
+    "inference": 6,
+    "main": 7,
 }
 
 

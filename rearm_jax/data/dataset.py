@@ -1,8 +1,9 @@
 """The data of an experiment: interactions in three splits and item features, checked before anything else happens.
 
 Folder layout (the original's): `train.npy`, `valid.npy`, `test.npy` hold [user, item] ids, and `<modality>_feat.npy`
-one row of features per item. Every error is a `DataError` that names file, row and value. Rows are counted from 0, as
-numpy does; a row of a split is one interaction, whichever way round its array lies in the file.
+one row of features per item; labels.py has the files of names that may lie beside them. Every error is a `DataError`
+that names file, row and value. Rows are counted from 0, as numpy does; a row of a split is one interaction, whichever
+way round its array lies in the file.
 """
 
 import dataclasses
@@ -11,11 +12,12 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
 
+from rearm_jax.data.labels import Labels, make_labels, read_labels
 from rearm_jax.errors import DataError
 
 SPLITS = ("train", "valid", "test")
@@ -34,6 +36,7 @@ class Dataset:
         features: modality name -> float32 (num_items, d_m), finite, in the order of `config.data.modalities`.
         split_hash: sha256 (hex) of the three splits and both sizes.
         content_hash: sha256 (hex) of `split_hash` and the names, order and values of the features.
+        labels: what users and items are called outside.
     """
 
     train: np.ndarray
@@ -44,6 +47,7 @@ class Dataset:
     features: dict[str, np.ndarray]
     split_hash: str
     content_hash: str
+    labels: Labels
 
 
 def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: int = 0) -> Dataset:
@@ -52,7 +56,7 @@ def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: 
     Args:
         root: folder with train.npy, valid.npy, test.npy and one <modality>_feat.npy per modality.
         modalities: names, in the order they shall have everywhere.
-        num_users: number of users; 0 takes the largest user id of the splits + 1.
+        num_users: number of users; 0 takes as many as user_ids.npy has, or else the largest user id of the splits + 1.
 
     Raises:
         DataError: a file is missing or is no .npy file, or `make_dataset` refuses what it holds.
@@ -77,7 +81,7 @@ def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: 
 
     arrays = [_open_array(os.path.join(root, f"{stem}.npy")) for stem in stems]
     features = dict(zip(modalities, arrays[len(SPLITS) :], strict=True))
-    return make_dataset(*arrays[: len(SPLITS)], features, num_users, root)
+    return make_dataset(*arrays[: len(SPLITS)], features, num_users, root, read_labels(root))
 
 
 def make_dataset(
@@ -87,6 +91,7 @@ def make_dataset(
     features: dict[str, np.ndarray],
     num_users: int = 0,
     folder: str = "",
+    labels: Mapping[str, np.ndarray] | None = None,
 ) -> Dataset:
     """Validates arrays and makes a Dataset of copies of them.
 
@@ -97,8 +102,9 @@ def make_dataset(
         train, valid, test: integer (2, n) or (n, 2), [user, item]. A (2, 2) array is taken as the original's (2, n):
             first row users, second row items.
         features: modality name -> floating-point (num_items, d_m); row i belongs to item id i.
-        num_users: number of users; 0 takes the largest user id of the splits + 1.
+        num_users: number of users; 0 takes as many as `labels` names, or else the largest user id of the splits + 1.
         folder: named in messages in front of the file names.
+        labels: any of "user_ids" (num_users,), "item_ids" and "item_names" (num_items,), text or integers.
 
     Raises:
         DataError: names file, row and value of the first thing that is wrong.
@@ -115,7 +121,9 @@ def make_dataset(
     num_items = _common_num_items(features, feature_files)
     if not 0 <= num_users <= _MAX_ID + 1:
         raise DataError(f"data.num_users is {num_users}: set it to a number from 1 to {_MAX_ID + 1}, or to 0 to count")
-    num_users = int(num_users) or 1 + max(int(pairs[split][:, 0].max()) for split in SPLITS)
+    labels = labels or {}
+    named_users = np.size(labels.get("user_ids", ()))
+    num_users = int(num_users) or named_users or 1 + max(int(pairs[split][:, 0].max()) for split in SPLITS)
     users_are = f"data.num_users is {num_users}"
     items_are = f"{next(iter(feature_files.values()))} has {num_items} rows"
     for split in SPLITS:
@@ -142,6 +150,7 @@ def make_dataset(
         features=features,
         split_hash=split_hash,
         content_hash=_sha256(split_hash, features),
+        labels=make_labels(labels, num_users, num_items, folder),
     )
 
 

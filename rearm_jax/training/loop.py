@@ -100,15 +100,24 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     Raises:
       CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
     """
+    step, params = best_params(experiment, workdir)
+    logging.info("evaluating step %d of %s", step, workdir)
+    evaluate = Evaluator(experiment, place_graphs(experiment))
+    return evaluate(params, "valid") | evaluate(params, "test")
+
+
+def best_params(experiment: Experiment, workdir: str) -> tuple[int, dict]:
+    """(step, parameters) of a run's best checkpoint, placed as config.parallel says.
+
+    Raises:
+      CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
+    """
     with Checkpoints(workdir, table_rows(experiment)) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
         _check_data(experiment, checkpoints.read_progress(step)["content_hash"], workdir)
-        params = checkpoints.restore_params(step, state_like(experiment).params)
-    logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(experiment, place_graphs(experiment))
-    return evaluate(params, "valid") | evaluate(params, "test")
+        return step, checkpoints.restore_params(step, state_like(experiment).params)
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:

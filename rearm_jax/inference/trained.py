@@ -1,0 +1,71 @@
+"""A trained run, opened: what every mode after training starts from."""
+
+import dataclasses
+import functools
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.models.representations import Representations
+from rearm_jax.training.loop import best_params
+from rearm_jax.training.run_folder import check_run_folder, saved_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The best checkpoint of a run and what it was trained on.
+
+    Attributes:
+      workdir: the run folder.
+      step: train steps that the parameters have seen.
+      experiment: data, graphs, model; `experiment.dataset.labels` has the outside ids.
+      params: the model's parameters.
+    """
+
+    workdir: str
+    step: int
+    experiment: Experiment
+    params: dict
+
+    @functools.cached_property
+    def representations(self) -> Representations:
+        """The model's output for all users and items, computed once, on the default device."""
+        model = self.experiment.model
+        forward = jax.jit(lambda params, graphs: model.apply({"params": params}, graphs, train=False))
+        return forward(self.params, self.experiment.graphs)
+
+
+def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
+    """The config of a run, or `config` if it describes the same run (another folder of the same data, say).
+
+    Raises:
+      CheckpointError: the folder holds no run, or one with other settings.
+      ConfigError: its config.json is damaged.
+    """
+    saved = saved_config(workdir)
+    if config is None:
+        return saved
+    check_run_folder(workdir, config)
+    return config
+
+
+def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
+    """Opens a run at its best checkpoint; reads the parameters alone, on one device.
+
+    Args:
+      workdir: the run folder.
+      config: as in `run_config`.
+
+    Raises:
+      CheckpointError, ConfigError: as `run_config` and `best_params`.
+      DataError: the data that the config names cannot be used.
+    """
+    config = run_config(workdir, config).copy_and_resolve_references()
+    with config.unlocked():
+        config.parallel = "data"
+    experiment = build_experiment(config)
+    step, params = best_params(experiment, workdir)
+    logging.info("step %d of %s", step, workdir)
+    return Trained(workdir, step, experiment, params)
