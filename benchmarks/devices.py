@@ -85,7 +85,8 @@ def compile_step(experiment: Experiment) -> tuple[jax.stages.Compiled, tuple]:
     interactions = jax.ShapeDtypeStruct((-(-len(sampler.users) // count) * count,), np.int32)
     sampler = placed(sampler._replace(users=interactions, items=interactions, num_items=None), by_row)
     sampler = sampler._replace(num_items=placed(np.int32(0), whole))
-    args = (state, Graphs(**graphs), sampler, placed(np.int32(0), whole))
+    order = placed(np.zeros(len(experiment.dataset.train), np.int32), whole)
+    args = (state, Graphs(**graphs), sampler, order, placed(np.int32(0), whole))
     steps = functools.partial(train_steps, experiment.model.apply, experiment.tx, config.loss, config.batch_size)
     return row_parallel(steps, row_counts(experiment), args, donate=0).lower(*args).compile(), args
 

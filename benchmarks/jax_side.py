@@ -20,10 +20,11 @@ from rearm_jax.models.meta_network import MetaNetwork, torch_linear
 from rearm_jax.models.rearm import REARM
 from rearm_jax.models.representations import Representations
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.loop import CALL_SECONDS
-from rearm_jax.training.parallel import Shard, data_parallel, replicate
+from rearm_jax.training.loop import CALL_SECONDS, compile_steps
+from rearm_jax.training.parallel import Shard, replicate
+from rearm_jax.training.placement import first_state, place_graphs
 from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
-from rearm_jax.training.step import TrainState, loss_share, steps_per_epoch, train_steps
+from rearm_jax.training.step import loss_share, steps_per_epoch
 
 
 def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], object]]]:
@@ -79,15 +80,7 @@ def _random(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
 
 def _training(experiment: Experiment):
     """(function of state and number of steps, new state)."""
-    config = experiment.config
-    graphs = replicate(experiment.graphs)
-    sampler = replicate(make_sampler(experiment.dataset, config.protocol))
-    steps = functools.partial(train_steps, experiment.model.apply, experiment.tx, config.loss, config.batch_size)
-    parallel = data_parallel(steps, donate=0)
-    params = init_params(experiment)
-    key = jax.random.key_data(jax.random.key(config.seed))
-    state = replicate(TrainState(params, experiment.tx.init(params), np.int32(0), key))
-    return lambda state, count: parallel(state, graphs, sampler, np.int32(count)), state
+    return compile_steps(experiment, place_graphs(experiment)), first_state(experiment)
 
 
 def _first_step(experiment: Experiment) -> Callable[[], object]:

@@ -25,9 +25,10 @@ import numpy as np
 from benchmarks import table
 from benchmarks.costs import Sizes, part_costs
 from benchmarks.machine import describe, measure_floors
-from benchmarks.pair_loops import cooccurrence_by_pair_loops
+from benchmarks.pair_loops import cooccurrence_by_pair_loops, seconds_of_loops_over_all_pairs
 from benchmarks.problem import PRESETS, Problem, make_problem
 
+_EVERY_NODE = 20  # that the loops over all pairs are timed for
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -94,7 +95,10 @@ def compare(preset: str, data: Path, rounds: int, with_torch: bool) -> dict:
         dataset, start = problem.dataset, time.perf_counter()
         k = problem.config.graph.user_knn_k
         cooccurrence_by_pair_loops(dataset.train, dataset.num_users, dataset.num_items, k)
-        seconds["co-occurrence by pair loops"] = time.perf_counter() - start
+        seconds["co-occurrence by loops over sharing pairs"] = time.perf_counter() - start
+        seconds["co-occurrence by loops over all pairs"] = seconds_of_loops_over_all_pairs(
+            dataset.train, dataset.num_users, dataset.num_items, _EVERY_NODE
+        )
         result["first step"] = _first_steps(folder, Path(scratch) / "compiled")
         result["ranking memory"] = {side: _ranking_memory(side, folder) for side in sides if side != "torch-compile"}
         result["parts"], result["peak memory"], parameters = _rounds(sides, folder, rounds)

@@ -40,7 +40,7 @@ from rearm_jax.graphs.adjacency import make_adjacency
 from rearm_jax.graphs.build import Graphs
 from rearm_jax.training.parallel import Shard
 from rearm_jax.training.sampling import make_sampler
-from rearm_jax.training.step import TrainState, train_steps
+from rearm_jax.training.step import TrainState, draw_order, train_steps
 
 SIZES = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 PARTS = (
@@ -92,8 +92,9 @@ def measure_step(dataset: Dataset, folder: Path) -> dict:
     steps = partial(train_steps, experiment.model.apply, experiment.tx, config.loss, config.batch_size, Shard())
     run = jax.jit(steps, donate_argnums=0)
     del params
-    state, *_ = run(state, experiment.graphs, sampler, np.int32(0))
-    (_, _, last), costs = _timed(lambda: run(state, experiment.graphs, sampler, np.int32(_STEPS)))
+    order = jax.jit(partial(draw_order, len(experiment.dataset.train), config.batch_size, Shard()))(state)
+    state, *_ = run(state, experiment.graphs, sampler, order, np.int32(0))
+    (_, _, last), costs = _timed(lambda: run(state, experiment.graphs, sampler, order, np.int32(_STEPS)))
     if not np.isfinite(last["loss"]):
         raise SystemExit(f"the loss is {last['loss']}")
     return {name: value / _STEPS if "seconds" in name else value for name, value in costs.items()}

@@ -40,7 +40,7 @@ def train_and_save(file: str) -> None:
     params = init_params(experiment)
     key = jax.random.key_data(jax.random.key(config.seed))
     state = replicate(TrainState(params, experiment.tx.init(params), np.int32(0), key))
-    run_steps = loop._compile_steps(experiment, graphs)
+    run_steps = loop.compile_steps(experiment, graphs)
     results = {"devices": jax.device_count()}
     for step in range(NUM_STEPS):
         state, _, last = run_steps(state, 1)

@@ -65,7 +65,7 @@ def compiled(model: str, parallel: str) -> tuple:
     """(run_steps, evaluate), compiled once for all runs of this process."""
     experiment = experiment_of(model, parallel)
     graphs = placement.place_graphs(experiment)
-    return loop._compile_steps(experiment, graphs), Evaluator(experiment, graphs)
+    return loop.compile_steps(experiment, graphs), Evaluator(experiment, graphs)
 
 
 def named_leaves(tree) -> dict[str, np.ndarray]:

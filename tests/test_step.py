@@ -10,7 +10,7 @@ import pytest
 from rearm_jax.experiment import build_experiment, init_params, make_optimizer
 from rearm_jax.training.parallel import Shard
 from rearm_jax.training.sampling import Batch, make_sampler
-from rearm_jax.training.step import PARTS, TrainState, loss_share, steps_per_epoch, train_step, train_steps
+from rearm_jax.training.step import PARTS, TrainState, draw_order, loss_share, steps_per_epoch, train_step, train_steps
 from tests.conftest import tiny_config
 
 LOSS = {"loss__contrastive_weight": 0.02, "loss__orthogonal_weight": 0.3, "loss__l2_weight": 0.1}
@@ -111,7 +111,8 @@ def epoch_of(rearm):
     )
     compiled = jax.jit(steps)
     sampler = jax.device_put(make_sampler(rearm.dataset, "strict"))
-    return lambda state, num_steps: compiled(state, rearm.graphs, sampler, np.int32(num_steps))
+    draw = jax.jit(functools.partial(draw_order, len(rearm.dataset.train), rearm.config.batch_size, Shard()))
+    return lambda state, num_steps: compiled(state, rearm.graphs, sampler, draw(state), np.int32(num_steps))
 
 
 def test_cutting_an_epoch_into_calls_changes_nothing(rearm, epoch_of):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from benchmarks.pair_loops import cooccurrence_by_pair_loops
+from benchmarks.pair_loops import cooccurrence_by_pair_loops, count_shared
 from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix
 from tests.test_golden import LIMITS
 
@@ -217,3 +217,10 @@ def test_pair_loops_build_the_same_cooccurrence_graphs():
         assert 5 < certain.sum() < len(certain)
         assert_close(found[certain], expected[certain], 1e-6)
         assert (counts[(found > 0) & (counts.sum(1) > 0)[:, None]] > 0).all()
+
+
+def test_loops_over_all_pairs_count_what_the_product_counts():
+    incidence = (np.random.default_rng(0).random((30, 20)) < 0.1).astype(int)
+    counts = count_shared([set(np.flatnonzero(row).tolist()) for row in incidence])
+    expected = np.triu(incidence @ incidence.T, k=1)
+    assert counts == {tuple(pair.tolist()): expected[tuple(pair)] for pair in np.argwhere(expected)}

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.baselines import most_popular_metrics, random_metrics
 from rearm_jax.experiment import Experiment
+from rearm_jax.graphs.build import Graphs
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
@@ -34,11 +35,11 @@ from rearm_jax.training.placement import (
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import PARTS, TrainState, steps_per_epoch, train_steps
+from rearm_jax.training.step import PARTS, TrainState, draw_order, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter, versions
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
-CALL_SECONDS = 2.0
+CALL_SECONDS = 4.0
 
 
 def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
@@ -67,7 +68,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
         check_shared(epath.Path(workdir) / CONFIG_FILE)
         graphs = place_graphs(experiment)
         evaluate = Evaluator(experiment, graphs)
-        run_steps = _compile_steps(experiment, graphs)
+        run_steps = compile_steps(experiment, graphs)
         start = time.perf_counter()
         state, *_ = run_steps(state, 0)  # compiles, and does no step
         logging.info("compiled the train step in %.1f s", time.perf_counter() - start)
@@ -137,16 +138,35 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
     return TrainState(params, **rest), progress
 
 
-def _compile_steps(experiment: Experiment, graphs) -> Callable:
-    """(state, number of steps) -> (state, sums of the metrics, metrics of the last step); the state is donated."""
+def compile_steps(experiment: Experiment, graphs: Graphs) -> Callable:
+    """The function that runs steps of an epoch in one device call, compiled at its first call.
+
+    Args:
+      experiment: the experiment.
+      graphs: its graphs as they lie on the devices.
+
+    Returns:
+      (state, number of steps) -> (state, sums of the metrics, metrics of the last step); the state is donated.
+    """
     config, model = experiment.config, experiment.model
     sampler = make_sampler(experiment.dataset, config.protocol)
     if full := num_without_negative(sampler):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
     sampler = place_sampler(experiment, sampler)
+    num_interactions = len(experiment.dataset.train)
     steps = functools.partial(train_steps, model.apply, experiment.tx, config.loss, config.batch_size)
-    parallel = run_parallel(experiment, steps, donate=0)
-    return lambda state, num_steps: parallel(state, graphs, sampler, np.int32(num_steps))
+    run = run_parallel(experiment, steps, donate=0)
+    draw = run_parallel(experiment, functools.partial(draw_order, num_interactions, config.batch_size))
+    drawn = {}  # the order of the epoch under way: sorting millions of numbers again for every call would take longer
+
+    def run_steps(state: TrainState, num_steps: int):
+        epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
+        if epoch not in drawn:
+            drawn.clear()
+            drawn[epoch] = draw(state)
+        return run(state, graphs, sampler, drawn[epoch], np.int32(num_steps))
+
+    return run_steps
 
 
 def _run_epoch(

@@ -139,6 +139,15 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
 
+def draw_order(num_interactions: int, batch_size: int, shard: Shard, state: TrainState) -> jax.Array:
+    """The order of the interactions in the epoch that `state` stands in, int32 (num_interactions,), for `train_steps`.
+
+    It depends on the root key and the number of the epoch alone, whichever step of the epoch it is drawn at.
+    """
+    epoch = state.step // steps_per_epoch(num_interactions, batch_size)
+    return epoch_order(jax.random.fold_in(_stream(state, _EPOCH_STREAM), epoch), num_interactions)
+
+
 def train_steps(
     apply: Callable,
     tx: optax.GradientTransformationExtraArgs,
@@ -148,6 +157,7 @@ def train_steps(
     state: TrainState,
     graphs: Graphs,
     sampler: Sampler,
+    order: jax.Array,
     num_steps: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array], dict[str, jax.Array]]:
     """The next steps of the epoch that `state` stands in, on the device; ends early after a non-finite step.
@@ -160,15 +170,13 @@ def train_steps(
       shard: this device's share.
       state: where training stands.
       graphs, sampler: the data.
+      order: int32 (n,), of the interactions in this epoch, from `draw_order`.
       num_steps: int32 (), must not go past the end of the epoch.
 
     Returns:
       The state, the sums of the metrics over the steps done, and the metrics of the last step done.
     """
-    num_interactions = shard.interactions.num_rows(sampler.users)
-    epoch, step_in_epoch = jnp.divmod(state.step, steps_per_epoch(num_interactions, batch_size))
-    order = epoch_order(jax.random.fold_in(_stream(state, _EPOCH_STREAM), epoch), num_interactions)
-    first = state.step - step_in_epoch
+    first = state.step - state.step % steps_per_epoch(len(order), batch_size)
     zeros = {name: jnp.float32(0) for name in ("loss", *PARTS, "grad_norm")}
 
     def unfinished(carry):
