@@ -2,7 +2,8 @@
 
     python -m rearm_jax.main --config=configs/clothing.py --workdir=runs/clothing
 
-Data: data/clothing with train.npy, valid.npy, test.npy, image_feat.npy (4096 wide) and text_feat.npy (384 wide).
+Data: data/clothing with train.npy, valid.npy, test.npy, image_feat.npy (4096 wide) and text_feat.npy (384 wide),
+downloaded on the first run (by hand: python -m rearm_jax.data.download clothing).
 Running time and scores: see the README.
 """
 
@@ -19,6 +20,7 @@ def get_config() -> ConfigDict:
     config.learning_rate = 5e-5
     config.weight_decay = 1e-5
     config.data.root = "data/clothing"
+    config.data.name = "clothing"
     config.data.modalities = ("image", "text")
     config.graph.user_knn_k = 45
     config.graph.item_knn_k = 10

@@ -2,7 +2,8 @@
 
     python -m rearm_jax.main --config=configs/sports.py --workdir=runs/sports
 
-Data: data/sports with train.npy, valid.npy, test.npy, image_feat.npy (4096 wide) and text_feat.npy (384 wide).
+Data: data/sports with train.npy, valid.npy, test.npy, image_feat.npy (4096 wide) and text_feat.npy (384 wide),
+downloaded on the first run (by hand: python -m rearm_jax.data.download sports).
 Running time and scores: see the README.
 """
 
@@ -19,6 +20,7 @@ def get_config() -> ConfigDict:
     config.learning_rate = 5e-5
     config.weight_decay = 0.05
     config.data.root = "data/sports"
+    config.data.name = "sports"
     config.data.modalities = ("image", "text")
     config.graph.user_knn_k = 25
     config.graph.item_knn_k = 5

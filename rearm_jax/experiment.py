@@ -1,6 +1,7 @@
 """The set-up that every mode shares: config -> data, graphs, model, optimiser."""
 
 import dataclasses
+import os
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from rearm_jax.config import check_against_data, check_config
 from rearm_jax.data.dataset import Dataset, load_dataset, summary
+from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.graphs.build import Graphs, build_graphs
 from rearm_jax.graphs.relations import user_interest_features
@@ -146,4 +148,7 @@ def abstract_params(experiment: Experiment) -> dict:
 def _load(data: ConfigDict) -> Dataset:
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
+    if data.name and data.download and not os.path.lexists(data.root):
+        logging.info("%s is missing: downloading %s", data.root, data.name)
+        download(data.name, data.root)
     return load_dataset(data.root, tuple(data.modalities), data.num_users)

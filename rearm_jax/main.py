@@ -2,10 +2,14 @@
 
 python -m rearm_jax.main --config configs/demo.py
 python -m rearm_jax.main --mode evaluate --workdir runs/demo
+python -m rearm_jax.main --mode recommend --workdir runs/demo --users 3,17 --k 10
+python -m rearm_jax.main --mode export --workdir runs/demo
+python -m rearm_jax.main --mode visualize --workdir runs/demo
 """
 
 import json
 import logging as standard_logging
+import os
 import re
 import signal
 import sys
@@ -18,20 +22,42 @@ from ml_collections import config_flags
 from rearm_jax.config import parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
-from rearm_jax.inference.trained import run_config
+from rearm_jax.inference.export import check_export, export_run
+from rearm_jax.inference.recommend import UNKNOWN
+from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
+from rearm_jax.inference.trained import load_trained, run_config
+from rearm_jax.inference.visualize import write_report
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py", lock_config=True)
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "recommend", "export", "visualize"], "what to do")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
 _STOPPED_CODE = flags.DEFINE_integer(
     "stopped_code", 0, "exit code after SIGTERM has stopped a run; not 0 where a scheduler restarts what fails"
 )
+_USERS = flags.DEFINE_string(
+    "users", None, "ids with commas between, or a file with an id a line; without it all users"
+)
+_K = flags.DEFINE_integer("k", 20, "items in a list", lower_bound=1)
+_FORMAT = flags.DEFINE_enum("format", "jsonl", FORMATS, "of the recommendations")
+_EXCLUDE = flags.DEFINE_string("exclude", None, "CSV file of items, or of users and items, never to recommend")
+_UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that the catalogue does not have")
+_NEW_ITEMS = flags.DEFINE_string("new_items", None, "folder of features and ids of items that training did not see")
+_OUT = flags.DEFINE_string(
+    "out", None, "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)"
+)
+_MODES_OF_FLAGS = {
+    "overwrite": ("train",),
+    "stopped_code": ("train",),
+    "distributed": ("train", "evaluate"),
+    **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
+    "out": ("recommend", "export", "visualize"),
+}
 _COMPILED = ".cache/compiled"
 
 
@@ -57,9 +83,26 @@ def _dispatch() -> int:
     remaining = parse_flags(sys.argv)
     if len(remaining) > 1:
         raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
+    _check_flags()
     _keep_compiled_programs()
     initialize(_DISTRIBUTED.value)
-    return _evaluate() if _MODE.value == "evaluate" else _train()
+    modes = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "recommend": _recommend,
+        "export": _export,
+        "visualize": _visualize,
+    }
+    return modes[_MODE.value]()
+
+
+def _check_flags() -> None:
+    """Refuses flags that mean nothing in this mode, and modes without the run that they need."""
+    for name, modes in _MODES_OF_FLAGS.items():
+        if flags.FLAGS[name].present and _MODE.value not in modes:
+            raise ConfigError(f"--{name} goes with --mode={' or '.join(modes)}, and this is {_MODE.value}")
+    if _MODE.value != "train" and _WORKDIR.value is None:
+        raise ConfigError(f"--workdir is missing: name the run folder to {_MODE.value}")
 
 
 def _train() -> int:
@@ -82,15 +125,38 @@ def _train() -> int:
 
 
 def _evaluate() -> int:
-    if _WORKDIR.value is None:
-        raise ConfigError("--workdir is missing: name the run folder to evaluate")
-    if _OVERWRITE.value:
-        raise ConfigError("--overwrite goes with --mode=train")
     experiment = build_experiment(run_config(_WORKDIR.value, _CONFIG.value))
     check_same(experiment)
     metrics = evaluate_run(experiment, _WORKDIR.value)
     if is_first():
         print(json.dumps(metrics, indent=2))
+    return 0
+
+
+def _recommend() -> int:
+    check_output(_FORMAT.value, _OUT.value)
+    recommend_run(
+        load_trained(_WORKDIR.value, _CONFIG.value),
+        users=_USERS.value,
+        k=_K.value,
+        format=_FORMAT.value,
+        out=_OUT.value,
+        exclude=_EXCLUDE.value,
+        unknown=_UNKNOWN.value,
+        new_items=_NEW_ITEMS.value,
+    )
+    return 0
+
+
+def _export() -> int:
+    out = _OUT.value or os.path.join(_WORKDIR.value, "export")
+    check_export(out)
+    export_run(load_trained(_WORKDIR.value, _CONFIG.value), out)
+    return 0
+
+
+def _visualize() -> int:
+    write_report(load_trained(_WORKDIR.value, _CONFIG.value), _OUT.value)
     return 0
 
 

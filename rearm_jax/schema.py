@@ -82,6 +82,8 @@ SCHEMA = {
     "compute_dtype": _choice("float32", "bfloat16"),
     "data.source": _choice("folder", "synthetic"),
     "data.root": _TEXT,
+    "data.name": _choice("", "baby", "sports", "clothing"),
+    "data.download": _SWITCH,
     "data.modalities": _MODALITIES,
     "data.num_users": _integer(0),
     "data.synthetic.num_users": _integer(1),
@@ -138,6 +140,8 @@ MAY_DIFFER = (
     "log.tensorboard",  # how loudly
     "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
     "data.root",  # where: the content hash guards what is in the folder
+    "data.name",  # where from
+    "data.download",  # where from
     "evaluation.block_size",  # how much memory: the metrics do not depend on it
     "parallel",  # how much memory on each device: checkpoints move from one to the other
 )

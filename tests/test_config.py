@@ -21,6 +21,7 @@ from rearm_jax.config import (
     from_json,
     to_json,
 )
+from rearm_jax.data.download import DATASETS
 from rearm_jax.errors import ConfigError
 from rearm_jax.schema import SCHEMA
 
@@ -106,7 +107,13 @@ def test_paper_configs_equal_the_table(row):
     assert (c.protocol, c.batch_size, c.patience, c.learning_rate) == ("reference", 2048, 20, 5e-5)
     assert (c.schedule.name, c.schedule.warmup_epochs, c.gradient_clip_norm) == ("constant", 0, 0)
     assert (c.data.source, c.data.root, c.data.modalities) == ("folder", f"data/{name}", ("image", "text"))
+    assert (c.data.name, c.data.download) == (name, True)
     assert sum(g.user_modality_weights) == sum(g.item_modality_weights) == 1
+
+
+def test_the_names_of_data_sets_are_those_that_can_be_downloaded():
+    names = ("", *DATASETS)
+    assert [name for name in (*names, "tiktok", "Baby") if SCHEMA["data.name"].accepts(name)] == list(names)
 
 
 def test_tiktok_variants():
@@ -137,6 +144,8 @@ BAD = {
     **dict.fromkeys(("model.num_user_layers", "model.num_item_layers"), COUNT[1:]),
     **dict.fromkeys(("schedule.warmup_epochs", "schedule.decay_epochs"), COUNT[1:]),
     **dict.fromkeys(("log.progress", "log.tensorboard", "model.train_meta_projection"), (0, 1, "true", None)),
+    "data.download": (0, 1, "true", None),
+    "data.name": ("tiktok", "Baby", "../baby", None, 0),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
     **dict.fromkeys(
         ("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))
@@ -305,7 +314,7 @@ def test_differences_names_every_field_but_those_that_may_differ():
         changed = value[::-1] + value if isinstance(value, tuple) else other[type(value)](value)
         found += differences(saved, demo_with({name: changed}))
     may_differ = {"num_epochs", "patience", "log.progress", "log.tensorboard"}
-    may_differ |= {"graph.cache_dir", "data.root", "evaluation.block_size", "parallel"}
+    may_differ |= {"graph.cache_dir", "data.root", "data.name", "data.download", "evaluation.block_size", "parallel"}
     assert sorted(found) == sorted(set(SCHEMA) - may_differ)
     assert differences(saved, saved) == []
     assert differences(shipped("baby"), demo_with({}))[0] == "protocol"

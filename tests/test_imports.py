@@ -11,6 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "schema": 0,
+    "default": 0,
     "config": 1,
     "data": 1,
     "losses": 1,
@@ -20,7 +21,8 @@ FLOORS = {
     "experiment": 4,
     "training": 5,
     "inference": 6,
-    "main": 7,
+    "api": 7,
+    "main": 8,
 }
 
 

@@ -6,13 +6,15 @@ text (numpy's `<U`) or integers. Without them users and items are called by thei
 
 import dataclasses
 import os
-import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
+from rearm_jax.data.npy import open_npy
 from rearm_jax.errors import DataError
 
 LABEL_FILES = ("user_ids", "item_ids", "item_names")
+_LAST_CODE_POINT, _SURROGATES = 0x10FFFF, (0xD800, 0xDFFF)  # of Unicode; surrogates are no characters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,51 +38,60 @@ def read_labels(root: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         DataError: a file cannot be read as a .npy array without running code.
     """
-    found = {}
-    for stem in LABEL_FILES:
-        path = os.path.join(os.fspath(root), f"{stem}.npy")
-        if not os.path.exists(path):
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd headers: what matters about the array is checked afterwards
-                found[stem] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, TypeError, SyntaxError, MemoryError) as error:
-            raise DataError(f"{path} cannot be read: {error}. Save text as numpy's <U, without pickle") from error
-    return found
+    paths = {stem: os.path.join(os.fspath(root), f"{stem}.npy") for stem in LABEL_FILES}
+    return {stem: open_npy(path) for stem, path in paths.items() if os.path.lexists(path)}
 
 
-def make_labels(given: dict[str, np.ndarray], num_users: int, num_items: int, folder: str = "") -> Labels:
+def make_labels(
+    given: Mapping[str, np.ndarray], num_users: int, num_items: int, files: Mapping[str, str] | None = None
+) -> Labels:
     """Checks labels and fills in those that are not given.
 
     Args:
         given: any of "user_ids", "item_ids", "item_names".
         num_users, num_items: how many rows there must be.
-        folder: named in messages in front of the file names.
+        files: what each of the given is called in messages; without it "user_ids.npy", ...
 
     Raises:
         DataError: names file and row of the first label that is wrong.
     """
-    sizes = {"user_ids": num_users, "item_ids": num_items, "item_names": num_items}
-    checked = {stem: _checked(np.asarray(array), sizes[stem], stem, folder) for stem, array in given.items()}
+    files = files or {}
+    checked = {}
+    for stem, labels in given.items():
+        size, what = (num_users, "users") if stem == "user_ids" else (num_items, "items")
+        file = files.get(stem, f"{stem}.npy")
+        checked[stem] = check_labels(labels, file, unique=stem != "item_names")
+        if len(checked[stem]) != size:
+            raise DataError(
+                f"{file}: the shape is {np.shape(labels)}, and must be ({size},): one label a row, for {size} {what}"
+            )
     user_ids = checked.get("user_ids", np.arange(num_users))
     item_ids = checked.get("item_ids", np.arange(num_items))
     return Labels(user_ids, item_ids, checked.get("item_names", item_ids))
 
 
-def _checked(labels: np.ndarray, size: int, stem: str, folder: str) -> np.ndarray:
-    """A read-only copy."""
-    file = os.path.join(folder, f"{stem}.npy")
+def check_labels(labels: np.ndarray, file: str, unique: bool) -> np.ndarray:
+    """A read-only copy of labels, text or integers, (n,); `file` is named in messages.
+
+    Raises:
+        DataError: another type or shape, text that is no Unicode, or a label twice where they must be unique.
+    """
+    labels = np.array(labels)
     if labels.dtype.kind not in "Uiu":
         raise DataError(f"{file}: the dtype is {labels.dtype}; labels are text (numpy's <U) or integers")
-    if labels.shape != (size,):
-        raise DataError(f"{file}: the shape is {labels.shape}, and must be ({size},): one label a row")
-    if stem != "item_names":
+    if labels.ndim != 1:
+        raise DataError(f"{file}: the shape is {labels.shape}, and must have one dimension: one label a row")
+    if labels.dtype.kind == "U" and labels.size and labels.dtype.itemsize:
+        codes = labels.astype(labels.dtype.newbyteorder("=")).view(np.uint32).reshape(len(labels), -1)
+        bad = (codes > _LAST_CODE_POINT) | ((codes >= _SURROGATES[0]) & (codes <= _SURROGATES[1]))
+        if bad.any():
+            row, column = divmod(int(np.argmax(bad)), codes.shape[1])
+            raise DataError(f"{file}, row {row}: character {column} is {codes[row, column]:#x}, which is no Unicode")
+    if unique:
         _, first, counts = np.unique(labels, return_index=True, return_counts=True)
         if (counts > 1).any():
             row = int(first[counts > 1].min())
             again = int(np.flatnonzero(labels == labels[row])[1])
             raise DataError(f"{file}, rows {row} and {again}: both are {labels[row].item()!r}; ids must be unique")
-    labels = labels.copy()
     labels.flags.writeable = False
     return labels

@@ -26,10 +26,10 @@ def from_torch(state: Mapping[str, np.ndarray], modalities: Sequence[str]) -> di
         array = np.asarray(state[name], np.float32)
         if path[-1] == "kernel":
             array = array.T
-        elif path[-1] in ("negative_slope", "out_weight", "out_bias"):
+        elif path[-1] in ("negative_slope", "out_weight", "out_bias") and array.size == 1:
             array = array.reshape(())
         elif path[-1] == "in_weight":
-            array = array.reshape(3)
+            array = array.ravel()
         params[path] = array
     return unflatten_dict(params)
 
@@ -73,11 +73,11 @@ def _torch_names(modalities: Sequence[str]) -> dict[str, tuple[str, ...]]:
         for side, short in (("user", "u"), ("item", "i")):
             names |= _linear(f"{word}_{short}_trs", (f"{side}_{modality}_projection",))
         for torch_name, kind in ((f"self_i_attn{number}", "self"), (f"mutual_i_attn{number}", "cross")):
-            path = f"{modality}_{kind}_attention"
-            names[f"{torch_name}.in_proj_weight"] = (path, "in_weight")
-            names[f"{torch_name}.in_proj_bias"] = (path, "in_bias")
-            names[f"{torch_name}.out_proj.weight"] = (path, "out_weight")
-            names[f"{torch_name}.out_proj.bias"] = (path, "out_bias")
+            block = f"{modality}_{kind}_attention"
+            names[f"{torch_name}.in_proj_weight"] = (block, "in_weight")
+            names[f"{torch_name}.in_proj_bias"] = (block, "in_bias")
+            names[f"{torch_name}.out_proj.weight"] = (block, "out_weight")
+            names[f"{torch_name}.out_proj.bias"] = (block, "out_bias")
     for side, short in (("user", "u"), ("item", "i")):
         names |= _linear(f"meta_net{short}", (f"{side}_meta", "projection"))
         for number in ("1", "2"):

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 
 from rearm_jax.models.representations import WHOLE, WholeTable
@@ -105,11 +104,12 @@ class Shard:
 
     def sum(self, tree: Any) -> Any:
         """The sum over all devices of each array."""
-        return tree if self.axis is None else jax.lax.psum(tree, self.axis)
+        # The sum over one device is a copy of every gradient, on a CPU.
+        return tree if self.count == 1 else jax.lax.psum(tree, self.axis)
 
     def gather(self, x: jax.Array) -> jax.Array:
         """The rows of all devices, one after the other: (n, ...) -> (n * count, ...)."""
-        return x if self.axis is None else jax.lax.all_gather(x, self.axis, tiled=True)
+        return x if self.count == 1 else jax.lax.all_gather(x, self.axis, tiled=True)
 
     def sum_gradients(self, grads: dict) -> dict:
         """The gradients of the whole loss, from this device's share; of sharded tables those of the rows held."""
@@ -119,11 +119,10 @@ class Shard:
 
     def norm(self, grads: dict) -> jax.Array:
         """The norm of all summed gradients, float32 ()."""
-        if not self.by_row:
-            return optax.tree.norm(grads)
-        leaves = jax.tree_util.tree_leaves_with_path(grads)
-        squares = {table: [jnp.sum(g**2) for path, g in leaves if is_table(path) == table] for table in (True, False)}
-        return jnp.sqrt(self.sum(sum(squares[True])) + sum(squares[False]))
+        squares = {True: jnp.float32(0), False: jnp.float32(0)}
+        for path, g in jax.tree_util.tree_leaves_with_path(grads):
+            squares[self.by_row and is_table(path)] += jnp.sum(g**2)
+        return jnp.sqrt(self.sum(squares[True]) + squares[False] if self.by_row else squares[False])
 
 
 def is_table(path: tuple) -> bool:

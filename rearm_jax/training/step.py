@@ -133,8 +133,11 @@ def train_step(
     loss, parts = shard.sum((loss, parts))
     grads = shard.sum_gradients(grads)
     grad_norm = shard.norm(grads)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_norm=grad_norm)
-    params = optax.apply_updates(state.params, updates)
+    # Behind the barrier nothing else reads the parameters, so that they are updated where they lie; and the squares of
+    # the gradients are made once more, on the fly, instead of kept from the norm.
+    grads, old_params, grad_norm = jax.lax.optimization_barrier((grads, state.params, grad_norm))
+    updates, opt_state = tx.update(grads, state.opt_state, old_params, grad_norm=grad_norm)
+    params = optax.apply_updates(old_params, updates)
     metrics = {"loss": loss, **parts, "grad_norm": grad_norm}
     return TrainState(params, opt_state, state.step + 1, state.key), metrics
 

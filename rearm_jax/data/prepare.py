@@ -1,0 +1,173 @@
+"""From raw files to a data folder: python -m rearm_jax.data.prepare --interactions FILE ... --out DIR
+
+python -m rearm_jax.data.prepare --interactions ml-100k.inter --items ml-100k.item --text text=movie_title \
+  --text genres=class --name-column movie_title,release_year --min-rating 4 --k-core 5 --out data/ml-100k
+
+The folder holds the splits, one file of features per modality, the ids and names of the rows, and prepare.json: the
+settings, what was kept, what was dropped and why. In this order: rows under --min-rating are dropped, pairs that repeat
+are kept once, the k-core is taken, and what is left is split (splitting.py tells how).
+"""
+
+import dataclasses
+import importlib.metadata
+import logging as standard_logging
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags, logging
+
+from rearm_jax.data.encode import encode_images, encode_texts
+from rearm_jax.data.folder import write_folder
+from rearm_jax.data.interactions import read_interactions
+from rearm_jax.data.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
+from rearm_jax.data.prepare_options import Settings, check, parse
+from rearm_jax.data.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
+from rearm_jax.errors import DataError, RearmError
+
+_PACKAGES = ("numpy", "polars", "sentence-transformers", "transformers", "torch")
+
+
+def prepare(settings: Settings) -> dict:
+    """Makes the folder `settings.out`, whole or not at all.
+
+    Returns:
+        what prepare.json holds.
+
+    Raises:
+        ConfigError: settings do not go together, or a package is missing.
+        DataError: a file cannot be used, or nothing is left; the message says where and why.
+    """
+    start = time.monotonic()
+    modalities = check(settings)
+    counts: dict[str, int] = {}
+    arrays = _interaction_arrays(settings, counts)
+    arrays.update(_item_arrays(settings, arrays["item_ids"], counts))
+    report = {
+        "settings": dataclasses.asdict(settings),
+        "modalities": {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities},
+        "counts": counts,
+        "versions": _versions(),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    write_folder(settings.out, arrays, report, settings.overwrite)
+    width = max(map(len, counts))
+    logging.info("%s", "\n".join(f"{what:{width}}{number:>13,}" for what, number in counts.items()))
+    flag = "".join(f'"{name}",' for name in modalities)
+    logging.info("%s: made in %.1f s; --config.data.modalities='(%s)'", settings.out, report["seconds"], flag)
+    return report
+
+
+def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """Splits and ids, by the stems of their files."""
+    read = read_interactions(
+        settings.interactions,
+        user_column=settings.user_column,
+        item_column=settings.item_column,
+        rating_column=settings.rating_column,
+        time_column=settings.time_column,
+        min_rating=settings.min_rating,
+        with_times=settings.split != "random",
+    )
+    users, items, times = read.users, read.items, read.times
+    counts["rows read"] = len(users) + read.num_blank + read.num_low
+    counts["dropped: blank rows"] = read.num_blank
+    counts[f"dropped: rating below {settings.min_rating}"] = read.num_low
+    keep = deduplicate(users, items, times, "last" if settings.duplicates == "last" else "first")
+    if settings.duplicates == "refuse" and len(keep) < len(users):
+        repeated = np.setdiff1d(np.arange(len(users)), keep)
+        user, item = read.user_ids[users[repeated[0]]], read.item_ids[items[repeated[0]]]
+        raise DataError(f"user {user!r} has item {item!r} more than once ({len(repeated)} repeated rows in all)")
+    counts["dropped: the same user and item again"] = len(users) - len(keep)
+    core = keep[k_core(users[keep], items[keep], settings.k_core)]
+    if not len(core):
+        raise DataError(
+            f"no interaction is left: of {counts['rows read']} rows, {read.num_low} have a rating below --min-rating "
+            f"{settings.min_rating} and the {settings.k_core}-core of the other {len(keep)} is empty; lower --k-core"
+        )
+    counts[f"dropped: outside the {settings.k_core}-core"] = len(keep) - len(core)
+    counts["dropped: users with no row left"] = len(read.user_ids) - len(np.unique(users[core]))
+    counts["dropped: items with no row left"] = len(read.item_ids) - len(np.unique(items[core]))
+
+    kept_users, users = np.unique(users[core], return_inverse=True)
+    kept_items, items = np.unique(items[core], return_inverse=True)
+    times = None if times is None else times[core]
+    parts = split(users, items, times, settings.split, settings.ratios or (8, 1, 1), settings.seed)
+    counts.update({"kept: interactions": len(users), "kept: users": len(kept_users), "kept: items": len(kept_items)})
+    pairs = np.stack((users, items), axis=1).astype(np.int32)
+    pairs_of = {}
+    for stem, part in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+        rows = pairs[parts == part]
+        pairs_of[stem] = rows[np.lexsort(rows.T[::-1])]
+        counts[f"kept: {stem}"] = len(rows)
+    counts["users in train alone"] = len(kept_users) - len(np.unique(users[parts != TRAIN]))
+    counts["users without train interactions"] = len(kept_users) - len(np.unique(users[parts == TRAIN]))
+    counts["items without train interactions"] = len(kept_items) - len(np.unique(items[parts == TRAIN]))
+    return {**pairs_of, "user_ids": read.user_ids[kept_users], "item_ids": read.item_ids[kept_items]}
+
+
+def _item_arrays(settings: Settings, item_ids: np.ndarray, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """Names and features, by the stems of their files. What is cheap to read is read first: errors come early."""
+    arrays: dict[str, np.ndarray] = {}
+    pictures = None if settings.images is None else find_pictures(settings.images, item_ids)
+    columns = {column: None for _, named in settings.text for column in named} | dict.fromkeys(settings.name_column)
+    texts: dict[str, list[str]] = {}
+    if columns:
+        texts, absent, again = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column)
+        counts["items without a row in --items"] = absent
+        counts["dropped: rows of --items whose item had one"] = again
+        if absent == len(item_ids):
+            raise DataError(
+                f"{', '.join(settings.items)}: none of the interactions' items is there; check the id columns"
+            )
+    if settings.name_column:
+        names, unnamed, cut = make_names([texts[column] for column in settings.name_column], item_ids)
+        arrays["item_names"] = names
+        counts["items without a name (called by their id)"] = unnamed
+        counts["names shortened to 200 characters"] = cut
+    for name, path in settings.features:
+        ids_path = dict(settings.feature_ids).get(name)
+        arrays[f"{name}_feat"], absent = read_features(path, ids_path, item_ids, settings.item_id_column)
+        counts[f"{name}: items without features (zero rows)"] = absent
+    batch_size, device, cache = settings.batch_size, settings.device, settings.cache
+    for name, named in settings.text:
+        joined = join_texts([texts[column] for column in named])
+        arrays[f"{name}_feat"], seen = encode_texts(joined, settings.text_model, batch_size, device, cache)
+        counts[f"{name}: items without text (zero rows)"] = seen["empty"]
+        counts[f"{name}: texts cut to what the model reads"] = seen["cut"]
+    if pictures is not None:
+        arrays["image_feat"], seen = encode_images(pictures, settings.image_model, batch_size, device, cache)
+        counts["image: items without a picture (zero rows)"] = seen["missing"]
+    return arrays
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code, 1 for an error that is explained."""
+    flags.FLAGS.mark_as_parsed()  # there are none; absl warns of early messages otherwise
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(standard_logging.Formatter())
+    logging.set_verbosity(logging.INFO)
+    for noisy in ("sentence_transformers", "transformers", "httpx"):
+        standard_logging.getLogger(noisy).setLevel(standard_logging.ERROR)
+    settings = parse(arguments)
+    try:
+        prepare(settings)
+    except RearmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Packages that only some outputs need."""
+
+import importlib
+from types import ModuleType
+
+from rearm_jax.errors import ConfigError
+
+
+def import_extra(module: str, extra: str, use: str) -> ModuleType:
+    """An optional module.
+
+    Args:
+      module: its dotted name.
+      extra: of rearm-jax, which brings it.
+      use: what needs it, for the message.
+
+    Raises:
+      ConfigError: it cannot be imported; says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise ConfigError(
+            f"{use}: {package} cannot be imported ({error}). Install it with: pip install 'rearm-jax[{extra}]' "
+            f"(or {'faiss-cpu' if package == 'faiss' else package})"
+        ) from error

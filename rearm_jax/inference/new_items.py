@@ -1,0 +1,232 @@
+"""Items that were not there in training: represented from their features alone, without retraining.
+
+The model is applied to its graphs with rows for the new items behind those of the catalogue. A new item reads from the
+catalogue, and nothing reads from it: the representations of users and items of the catalogue stay what they are, and
+those of a new item do not depend on which others come along.
+
+- Item-item graph: the item's row is that of the semantic graph (REARM, arXiv 2508.13745, "item semantic"): itself and
+  the config.graph.item_knn_k - 1 items of the catalogue of largest cosine similarity of raw features, by modality,
+  weighted by config.graph.item_modality_weights. Nothing is known of its co-occurrence, so the semantic part takes that
+  weight as well. The same neighbours, weighted by similarity (sum 1), stand in for the item below.
+- User-item graph: the weighted mean of its neighbours' rows, as if their users had interacted with it.
+- Features: the raw ones, through the trained projection. ID embedding: the weighted mean of the neighbours'.
+- Meta-network: its mean over all items stays that over the catalogue.
+
+Left without a row in the user-item graph, new items rank equally well among themselves, but their representations are
+so short that they never reach a list beside items of the catalogue.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+from rearm_jax.data.labels import check_labels
+from rearm_jax.data.npy import open_npy
+from rearm_jax.errors import DataError
+from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
+from rearm_jax.graphs.build import Graphs
+from rearm_jax.inference.trained import Trained
+from rearm_jax.models.representations import Representations, WholeTable
+
+_EPSILON = 1e-7  # added to every degree, as in graphs.relations
+_CHUNK_SIMILARITIES = 2**24
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewItems:
+    """Items outside the catalogue.
+
+    Attributes:
+      ids: (n,), text or integers as those of the catalogue, unique, none of them in it.
+      names: (n,), or None.
+      features: modality -> float32 (n, width), the modalities and widths of the training data.
+    """
+
+    ids: np.ndarray
+    names: np.ndarray | None
+    features: dict[str, np.ndarray]
+
+
+def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:
+    """Reads `item_ids.npy`, `<modality>_feat.npy` for every modality of the run, and `item_names.npy` if it is there.
+
+    Raises:
+      DataError: a file is missing or no array, does not fit the run's features, or an id is in the catalogue.
+    """
+    dataset = trained.experiment.dataset
+    files = {stem: os.path.join(folder, f"{stem}.npy") for stem in ("item_ids", "item_names")}
+    feature_files = {modality: os.path.join(folder, f"{modality}_feat.npy") for modality in dataset.features}
+    missing = [file for file in (files["item_ids"], *feature_files.values()) if not os.path.isfile(file)]
+    if missing:
+        raise DataError(f"{', '.join(missing)} missing: new items need ids, and features of every modality of the run")
+    ids, names = check_labels(open_npy(files["item_ids"]), files["item_ids"], unique=True), None
+    _check_ids(ids, dataset.labels.item_ids, files["item_ids"])
+    if os.path.lexists(files["item_names"]):
+        names = check_labels(open_npy(files["item_names"]), files["item_names"], unique=False)
+        if len(names) != len(ids):
+            raise DataError(f"{files['item_names']} has {len(names)} rows, {files['item_ids']} {len(ids)}")
+    features = {
+        modality: _read_features(file, len(ids), dataset.features[modality].shape[1])
+        for modality, file in feature_files.items()
+    }
+    return NewItems(ids, names, features)
+
+
+def represent_new_items(trained: Trained, features: Mapping[str, np.ndarray]) -> jax.Array:
+    """Representations of new items alone, float32 (n, c); see `extended_representations`."""
+    return extended_representations(trained, features).items[trained.experiment.dataset.num_items :]
+
+
+def extended_representations(trained: Trained, features: Mapping[str, np.ndarray]) -> Representations:
+    """The model's output with new items behind those of the catalogue.
+
+    Args:
+      trained: an opened run.
+      features: modality -> float32 (n, width), raw, as in the training data.
+
+    Returns:
+      Users and the first num_items items as `trained.representations` has them (up to rounding), then n new items.
+
+    Raises:
+      DataError: an item resembles no item of the catalogue.
+    """
+    experiment, graphs = trained.experiment, trained.experiment.graphs
+    dataset = experiment.dataset
+    semantic, itself = _semantic_rows(dataset.features, features, experiment.config.graph)
+    neighbours = _stand_ins(semantic)
+    num_new = len(itself)
+
+    item_item = _scipy(graphs.item_item)
+    item_item = scipy.sparse.block_array([[item_item, None], [semantic, scipy.sparse.diags_array(itself)]])
+    user_item = _scipy(graphs.user_item)
+    rows = neighbours @ user_item[dataset.num_users :]
+    unread = scipy.sparse.csr_array((num_new, num_new))
+    user_item = scipy.sparse.block_array([[user_item, None], [rows, unread]])
+
+    params = dict(trained.params)
+    for name, table in {"id": None, **features}.items():
+        if f"item_{name}_table" in params:  # a model without modalities has no feature tables
+            trained_rows = np.asarray(params[f"item_{name}_table"])
+            new_rows = neighbours @ trained_rows if table is None else table
+            params[f"item_{name}_table"] = jnp.concatenate([trained_rows, jnp.asarray(new_rows, jnp.float32)])
+
+    model = experiment.model.clone(num_items=dataset.num_items + num_new)
+    catalogue = _Catalogue(dataset.num_items)
+    forward = jax.jit(lambda params, graphs: model.apply({"params": params}, graphs, train=False, item_rows=catalogue))
+    extended = Graphs(
+        user_item=make_adjacency(_canonical(user_item), symmetric=False),
+        user_user=graphs.user_user,
+        item_item=make_adjacency(_canonical(item_item), symmetric=False),
+    )
+    return forward(params, extended)
+
+
+class _Catalogue(WholeTable):
+    """Whole tables with rows of new items at the end, which means over all items leave out."""
+
+    def __init__(self, num_items: int):
+        self._num_items = num_items
+
+    def mean(self, table: jax.Array) -> jax.Array:
+        return jnp.mean(table[: self._num_items], axis=0)
+
+
+def _semantic_rows(
+    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], config
+) -> tuple[scipy.sparse.csr_array, np.ndarray]:
+    """Rows of the item semantic graph: float32 (n, num_items), and the weight of each item to itself, float32 (n,)."""
+    k = config.item_knn_k
+    others = max(k - 1, 1)  # without any, nothing would stand in for the item
+    parts, itself = [], 0.0
+    for weight, (modality, known) in zip(config.item_modality_weights, catalogue.items(), strict=True):
+        if weight == 0:
+            continue
+        table = features[modality]
+        similarities, neighbours = _nearest(known, table, others)
+        scale = weight / (k + _EPSILON)
+        indptr = np.arange(len(table) + 1) * others
+        shape = len(table), len(known)
+        parts.append(scipy.sparse.csr_array((scale * similarities.ravel(), neighbours.ravel(), indptr), shape=shape))
+        itself = itself + scale * table.any(axis=1)  # the similarity of a zero row, also to itself, is 0
+    return _canonical(sum(parts[1:], start=parts[0])), np.asarray(itself, np.float32)
+
+
+def _stand_ins(semantic: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """The neighbours of positive similarity, weighted so that each row sums to 1: float32 (n, num_items)."""
+    weights = semantic.maximum(0).tocsr()
+    totals = weights.sum(axis=1)
+    if (totals == 0).any():
+        row = int(np.argmin(totals))
+        raise DataError(
+            f"new item {row} (from 0) resembles no item of the catalogue: its features are zero, or have no positive "
+            "cosine similarity to any. Mend its features, or leave it out"
+        )
+    return scipy.sparse.csr_array(scipy.sparse.diags_array(1 / totals) @ weights).astype(np.float32)
+
+
+def _nearest(catalogue: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k items of largest cosine similarity, ties by lower id: similarities float32 (n, k) and ids int32 (n, k)."""
+    normalised = _normalise(catalogue)
+    rows = max(1, _CHUNK_SIMILARITIES // len(catalogue))
+    chunks = [_nearest_chunk(normalised, chunk, k) for chunk in np.split(features, range(rows, len(features), rows))]
+    similarities, neighbours = zip(*chunks, strict=True)
+    return np.concatenate(similarities), np.concatenate(neighbours)
+
+
+def _nearest_chunk(normalised: jax.Array, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    # HIGHEST: see graphs.knn
+    similarities = jnp.matmul(_normalise(features), normalised.T, precision=jax.lax.Precision.HIGHEST)
+    return jax.device_get(jax.lax.top_k(similarities, k))
+
+
+def _normalise(features: np.ndarray) -> jax.Array:
+    rows = jnp.asarray(features)
+    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _scipy(adjacency: Adjacency) -> scipy.sparse.csr_array:
+    matrix = adjacency.matrix
+    columns = np.asarray(matrix.indices)[:, 1]
+    return scipy.sparse.csr_array((np.asarray(matrix.data), columns, np.asarray(adjacency.indptr)), shape=matrix.shape)
+
+
+def _canonical(graph: scipy.sparse.sparray) -> scipy.sparse.csr_array:
+    graph = scipy.sparse.csr_array(graph)
+    graph.sum_duplicates()
+    return graph
+
+
+def _check_ids(ids: np.ndarray, catalogue: np.ndarray, file: str) -> None:
+    if not len(ids):
+        raise DataError(f"{file}: there is no item in it")
+    if (ids.dtype.kind == "U") != (catalogue.dtype.kind == "U"):
+        kinds = ["text" if array.dtype.kind == "U" else "integers" for array in (ids, catalogue)]
+        raise DataError(f"{file}: the ids are {kinds[0]}, those of the catalogue {kinds[1]}; save them alike")
+    known = np.flatnonzero(np.isin(ids, catalogue))
+    if len(known):
+        raise DataError(
+            f"{file}, row {known[0]}: item {ids[known[0]].item()!r} is in the catalogue already ({len(known)} such "
+            "rows); leave these items out, as they are ranked anyway"
+        )
+
+
+def _read_features(file: str, num_rows: int, width: int) -> np.ndarray:
+    """Raises DataError unless the file holds finite floats (num_rows, width); returns float32."""
+    features = np.asarray(open_npy(file))
+    if features.shape != (num_rows, width) or features.dtype.kind != "f":
+        raise DataError(
+            f"{file}: {features.dtype} {features.shape}; must be floats ({num_rows}, {width}): a row for each of "
+            "item_ids.npy, the width of the training data"
+        )
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused
+        features = features.astype(np.float32)
+    finite = np.isfinite(features)
+    if not finite.all():
+        row, column = divmod(int(np.argmin(finite)), width)
+        raise DataError(f"{file}, row {row}, column {column}: not a finite number (as float32); mend the feature")
+    return features

