@@ -80,7 +80,7 @@ def load_problem(folder: Path) -> Problem:
     """What `make_problem` wrote."""
     config = from_json((folder / "config.json").read_text())
     sizes = json.loads((folder / "sizes.json").read_text())
-    array = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
+    array = {path.stem: np.load(path, mmap_mode="c", allow_pickle=False) for path in folder.glob("*.npy")}
     names = config.data.modalities
     dataset = Dataset(
         **{split: array[split] for split in ("train", "valid", "test")},

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from rearm_jax.errors import ConfigError, RearmError
-from rearm_jax.schema import JOINT_RULES, MAY_DIFFER, SCHEMA, SECTIONS, Rule
+from rearm_jax.schema import ADDED_LATER, JOINT_RULES, MAY_DIFFER, SCHEMA, SECTIONS, Rule
 
 
 def check_config(config: ConfigDict) -> None:
@@ -55,6 +55,8 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """The settings that `to_json` wrote, tuples restored, locked.
 
+    What an earlier version wrote lacks the fields of ADDED_LATER.
+
     Raises:
       ConfigError: the text is not a JSON object, or see `check_config`.
     """
@@ -63,6 +65,7 @@ def from_json(text: str) -> ConfigDict:
     except (ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(f"the saved configuration is not a JSON object: {error}") from error
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    values = ADDED_LATER | values
     _check(values)
     return ConfigDict(_nest(values)).lock()
 

@@ -145,3 +145,6 @@ MAY_DIFFER = (
     "evaluation.block_size",  # how much memory: the metrics do not depend on it
     "parallel",  # how much memory on each device: checkpoints move from one to the other
 )
+
+# Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
+ADDED_LATER = {"data.name": "", "data.download": True}

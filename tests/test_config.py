@@ -300,6 +300,12 @@ def test_json_is_neither_written_nor_read_for_impossible_settings():
             from_json(json.dumps(tree | changes))
 
 
+def test_json_of_the_first_version_is_read():
+    tree = shipped("demo").to_dict()
+    del tree["data"]["name"], tree["data"]["download"]
+    assert from_json(json.dumps(tree)) == shipped("demo").lock()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, '{"seed": 1' + "0" * 5000 + "}"])
 def test_damaged_json_is_refused(text):
     with pytest.raises(ConfigError, match="not a JSON object"):

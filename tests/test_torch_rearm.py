@@ -162,6 +162,8 @@ def test_an_epoch_has_every_interaction_once_and_uniform_negatives_outside_train
         assert np.abs(drawn[user, free] - expected).max(initial=0) < 5 * expected**0.5
 
 
+# Where another test has started jax, or torch its threads, the fork of a worker is warned of; the workers use neither.
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
 def test_workers_of_the_loader_draw_valid_and_different_negatives():
     pairs = random_pairs(10, 200, 100)
     train = set(map(tuple, pairs.tolist()))

@@ -77,7 +77,7 @@ def check_output(format: str, out: str | os.PathLike | None) -> None:
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}: must be one of {', '.join(FORMATS)}")
     if format == "parquet":
-        import_extra("pyarrow", "parquet", "Parquet")
+        import_extra("pyarrow", "export", "Parquet")
         if out is None:
             raise ConfigError("Parquet cannot be written to standard output: name a file")
     if out is not None:
@@ -156,7 +156,7 @@ def _write_text(file: TextIO, format: str, items: Items, lists: Iterable[Lists])
 
 def _write_parquet(path: str | os.PathLike, items: Items, lists: Iterable[Lists]) -> None:
     """A row group for each block of users."""
-    pyarrow, parquet = (import_extra(name, "parquet", "Parquet") for name in ("pyarrow", "pyarrow.parquet"))
+    pyarrow, parquet = (import_extra(name, "export", "Parquet") for name in ("pyarrow", "pyarrow.parquet"))
     types = {
         "user": None,
         "rank": pyarrow.int32(),
