@@ -161,7 +161,7 @@ def measure(num_users: int) -> dict:
     count = jax.device_count()
     experiment = random_experiment(num_users, num_users // 5)
     start = time.perf_counter()
-    compiled, (state, graphs, sampler, _) = compile_step(experiment)
+    compiled, (state, graphs, sampler, *_) = compile_step(experiment)
     stats = compiled.memory_analysis()
     entries = {name: getattr(experiment.graphs, name).matrix.nse for name in ("user_item", "user_user", "item_item")}
     return {

@@ -1,9 +1,9 @@
 """MovieLens-100K as a catalogue of one's own: titles and genres as texts; examples/own_data.sh prepares the data.
 
-    python -m rearm_jax.main --config=configs/movielens.py --workdir=runs/movielens
+    examples/own_data.sh        # prepares the data, trains with this config, and goes on to recommendations and a report
 
-Data: data/ml-100k, made by rearm_jax.data.prepare, with features of titles and genres (384 wide each).
-Settings are a first choice, compared with a few others on validation; see examples/own_data.sh.
+Data: what rearm_jax.data.prepare makes of it, with features of titles and genres (384 wide each).
+Settings: the best of four by Recall@20 on validation, one seed.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.num_epochs = 60
-    config.patience = 8
+    config.patience = 6
     config.batch_size = 1024
     config.learning_rate = 1e-3
     config.weight_decay = 1e-2
@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     config.data.modalities = ("text", "genres")
     config.graph.user_knn_k = 20
     config.graph.item_knn_k = 10
-    config.graph.user_cooccurrence_weight = 0.9
-    config.graph.item_cooccurrence_weight = 0.9
+    config.graph.user_cooccurrence_weight = 0.5
+    config.graph.item_cooccurrence_weight = 0.5
     config.model.num_layers = 2
     config.model.self_dropout = 0.1
     config.model.cross_dropout = 0.1

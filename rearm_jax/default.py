@@ -13,12 +13,12 @@ def get_config() -> ConfigDict:
         {
             # "strict": no leak. "reference": the published system with its leaks and quirks (see the README).
             "protocol": "strict",
-            "seed": 0,
+            "seed": 0,  # of everything that is drawn: parameters, order, negatives, dropout, padding
             "num_epochs": 1000,  # upper limit; early stopping usually ends the run before it
             "batch_size": 2048,  # train interactions in a step, over all devices
             "eval_every": 1,  # epochs between two evaluations on validation
             "patience": 20,  # stop after more than this many evaluations without a gain
-            "learning_rate": 5e-5,
+            "learning_rate": 5e-5,  # of AdamW; the peak where there is a schedule
             "weight_decay": 5e-4,  # AdamW, decoupled
             "schedule": {
                 "name": "constant",  # "constant" or "cosine"
@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
             },
             "model": {
                 "name": "rearm",  # "rearm" or "lightgcn"
-                "embedding_dim": 64,
+                "embedding_dim": 64,  # of the ID embeddings and of each modality
                 "rank": 3,  # of the meta-network's transformations
                 "num_layers": 4,  # of the user-item graph
                 "num_user_layers": 1,  # of the user-user graph
@@ -67,9 +67,9 @@ def get_config() -> ConfigDict:
                 "train_meta_projection": False,  # the published system keeps it frozen at random values
             },
             "loss": {
-                "contrastive_weight": 5e-6,
+                "contrastive_weight": 5e-6,  # of the contrastive loss between modalities
                 "temperature": 0.6,  # of the contrastive loss
-                "orthogonal_weight": 5e-5,
+                "orthogonal_weight": 5e-5,  # of the constraint that keeps modalities apart
                 "l2_weight": 0.0,  # half the squared norm of the batch's ID embeddings, mean over the batch
             },
             "evaluation": {

@@ -1,0 +1,294 @@
+"""The documentation says what is there: links, flags, settings, modules and files; and the site builds."""
+
+import ast
+import hashlib
+import html.parser
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs.hooks import field_comments, fill
+from rearm_jax import default, schema
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MODULES = (  # whose flags may be named without a command around them
+    "rearm_jax.main",
+    "rearm_jax.data.prepare_options",
+    "rearm_jax.data.download",
+    "rearm_jax.inference.convert",
+)
+PARSERS = {"rearm_jax.data.prepare": "rearm_jax.data.prepare_options"}  # where the options of a command are
+FOREIGN_MODULES = ("mkdocs", "pip", "pytest", "venv")
+FOREIGN_FLAGS = {"--xla_gpu_deterministic_ops", "--xla_gpu_autotune_level"}
+FOLDERS = ("benchmarks", "configs", "docs", "examples", "launch", "rearm_jax", "tests")
+CODE_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
+INLINE_CODE = re.compile(r"`([^`\n]+)`")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def module_file(module: str) -> Path | None:
+    """Source of `python -m module`, None where there is none."""
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__main__.py") if file.is_file()), None)
+
+
+def flags_of(module: str) -> set[str]:
+    """--names that a module's source gives to absl or argparse."""
+    names = {"--help"}
+    for call in ast.walk(ast.parse(module_file(PARSERS.get(module, module)).read_text())):
+        if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Constant):
+            name, function = call.args[0].value, call.func
+            if isinstance(function, ast.Attribute) and function.attr.startswith("DEFINE_"):
+                names.add(f"--{name}")
+            elif isinstance(name, str) and re.fullmatch("--[a-z][a-z-]+", name):
+                names.add(name)
+    return names
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of each `python -m MODULE ...` in the code blocks of shells and in inline code, from the module on."""
+    code = [body.replace("\\\n", " ") for _, language, body in CODE_BLOCK.findall(text) if language in ("sh", "bash")]
+    code += INLINE_CODE.findall(CODE_BLOCK.sub("", text))
+    found = []
+    for line in "\n".join(code).splitlines():
+        if " -m " in f" {line}" and "python" in line:
+            words = shlex.split(line, comments=True)
+            found.append(words[words.index("-m") + 1 :])
+    return found
+
+
+def unknown_flags(text: str) -> list[str]:
+    """Flags in a text that nothing of ours has: of commands by the command, of prose by any of MODULES or launch/."""
+    unknown = []
+    for module, *words in commands(text):
+        if module in FOREIGN_MODULES:
+            continue
+        given = {re.match(r"--[\w-]+", word)[0] for word in words if re.match(r"--[a-z]", word)}
+        allowed = flags_of(module) if module_file(module) else set()
+        unknown += [f"{module} {flag}" for flag in sorted(given - allowed - {"--config"})]
+    known = set.union(FOREIGN_FLAGS, *map(flags_of, MODULES))
+    known |= {flag for file in (ROOT / "launch").iterdir() for flag in re.findall(r"--[a-z][\w-]*", file.read_text())}
+    for code in INLINE_CODE.findall(CODE_BLOCK.sub("", text)):
+        if " -m " not in code and not code.startswith(("pip ", "kubectl ")):
+            unknown += sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) - known)
+    return unknown
+
+
+def unknown_settings(text: str) -> list[str]:
+    """Names after `config.` that are neither a field nor a section."""
+    names = re.findall(r"(?<![\w/.])config\.([a-z_0-9]+(?:\.[a-z_0-9]+)*)", text)
+    return sorted({name for name in names if name not in (*schema.SCHEMA, *schema.SECTIONS, "json", "x")})
+
+
+def unknown_places(text: str) -> list[str]:
+    """Paths below FOLDERS in inline code that do not exist, modules of commands, and names that code imports."""
+    spans = INLINE_CODE.findall(CODE_BLOCK.sub("", text))
+    blocks = [body for _, _, body in CODE_BLOCK.findall(text)]
+    unknown = []
+    for path in re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*", "\n".join(spans + blocks)):
+        if not any(ROOT.glob(path.rstrip("./"))) and not re.search("NAME|/[A-Z]+$", path):
+            unknown.append(path)
+    for module, *_ in commands(text):
+        if module not in FOREIGN_MODULES and module_file(module) is None:
+            unknown.append(module)
+    for _, language, body in CODE_BLOCK.findall(text):
+        if language == "python":
+            unknown += [name for name in imported(body) if not is_there(*name)]
+    return unknown
+
+
+def imported(source: str) -> list[tuple[str, str]]:
+    """(module, name) of each import of rearm_jax, and each attribute of it that is used."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("rearm_jax"):
+            found += [(node.module, name.name) for name in node.names]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rearm_jax":
+            found.append(("rearm_jax", node.attr))
+    return found
+
+
+def is_there(module: str, name: str) -> bool:
+    try:
+        if hasattr(importlib.import_module(module), name):
+            return True
+        importlib.import_module(f"{module}.{name}")
+    except ImportError:
+        return False
+    return True
+
+
+def slug(heading: str) -> str:
+    """Anchor of a heading, in MkDocs and (for headings without runs of blanks) on GitHub."""
+    plain = re.sub(r"[^\w\s-]", "", heading.replace("`", "").strip().lower())
+    return re.sub(r"[-\s]+", "-", plain)
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    prose = CODE_BLOCK.sub("", text)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match("[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists():
+            broken.append(target)
+        elif anchor:
+            headings = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", file.read_text()), re.M)
+            broken += [target] * (anchor not in map(slug, headings))
+    return broken
+
+
+@pages
+def test_links(page):
+    assert broken_links(page, page.read_text()) == []
+
+
+@pages
+def test_flags(page):
+    assert unknown_flags(page.read_text()) == []
+
+
+@pages
+def test_settings_are_named_right(page):
+    assert unknown_settings(page.read_text()) == []
+
+
+@pages
+def test_files_and_modules(page):
+    assert unknown_places(page.read_text()) == []
+
+
+def test_mistakes_are_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n\n[a](#a-title) [b](#another) [c](gone.md) [d](https://example.org)\n")
+    assert broken_links(page, page.read_text()) == ["#another", "gone.md"]
+    command = "```sh\npython -m rearm_jax.main --mode evaluate \\\n  --wrkdir runs/demo --config.seed=1\n```\n"
+    assert unknown_flags(f"{command}`--min-rating` and `--no-such`") == ["rearm_jax.main --wrkdir", "--no-such"]
+    assert unknown_flags("`python -m rearm_jax.data.prepare --min_rating 4`") == ["rearm_jax.data.prepare --min_rating"]
+    assert unknown_settings("`config.model.rank`, config.model, `--config.modle.rank=7`; configs/demo.py") == [
+        "modle.rank"
+    ]
+    text = (
+        "`rearm_jax/gone.py` `docs/pods.md` `python -m rearm_jax.gone`\n```python\nfrom rearm_jax.api import no\n```\n"
+    )
+    assert unknown_places(text) == ["rearm_jax/gone.py", "rearm_jax.gone", ("rearm_jax.api", "no")]
+
+
+def test_every_flag_is_explained():
+    """The pages on data and output name all options of their commands."""
+    data, output = ((ROOT / "docs" / name).read_text() for name in ("own-data.md", "output.md"))
+    assert [f for f in flags_of("rearm_jax.data.prepare") - {"--help"} if f"`{f}" not in data] == []
+    flags = flags_of("rearm_jax.main") | flags_of("rearm_jax.inference.convert")
+    training = {"--help", "--overwrite", "--distributed", "--stopped_code"}  # in the README and docs/pods.md
+    assert [flag for flag in flags - training if f"`{flag}" not in output] == []
+
+
+def test_the_python_example_is_that_of_the_readme():
+    """Which tests/test_api.py runs."""
+    first = [
+        next(body for _, language, body in CODE_BLOCK.findall((ROOT / name).read_text()) if language == "python")
+        for name in ("README.md", "docs/index.md")
+    ]
+    assert first[0] == first[1]
+
+
+def test_settings_page_is_complete():
+    page = fill((ROOT / "docs" / "settings.md").read_text())
+    for name, rule in schema.SCHEMA.items():
+        rows = re.findall(rf"^\| `config\.{re.escape(name)}` \|.*$", page, re.M)
+        assert len(rows) == 1, name
+        assert rule.allowed.replace("|", "\\|") in rows[0]
+        assert ("May change" in rows[0]) == (name in schema.MAY_DIFFER)
+    assert (
+        "| `config.model.rank` | `3` | an integer from 1 to 2147483647 | Of the meta-network's transformations. |"
+        in page
+    )
+    assert '| `config.data.modalities` | `("image", "text")` |' in page
+    for name, other, _, _ in schema.JOINT_RULES:
+        assert re.search(rf"^- `config\.{re.escape(name)}` .*`config\.{re.escape(other)}`", page, re.M)
+    assert "<!--" not in page
+
+
+def test_settings_page_has_every_comment():
+    source = Path(default.__file__).read_text()
+    words = re.sub(r"\W+", " ", fill((ROOT / "docs" / "settings.md").read_text())).lower()
+    comments = re.findall(r"#\s*(.*)$", source, re.M)
+    assert len(comments) > 40
+    assert [c for c in comments if re.sub(r"\W+", " ", c).strip().lower() not in words] == []
+
+
+def test_comments_belong_to_their_fields():
+    source = '{\n  # above\n  "a": 1,  # behind\n  "b": {  # section\n    "c": 2,\n    "d": 3,  # d\n  },\n}\n'
+    assert field_comments(source) == {"a": "above behind", "b": "section", "b.c": "", "b.d": "d"}
+
+
+def test_project_files_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    assert project["version"] in (ROOT / "CHANGELOG.md").read_text()
+    assert "2508.13745" in citation["preferred-citation"]["url"]
+    licence = (ROOT / "LICENSE").read_bytes()  # as https://www.apache.org/licenses/LICENSE-2.0.txt has it
+    assert hashlib.sha256(licence).hexdigest() == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+class Resources(html.parser.HTMLParser):
+    """Collects what a page loads by itself; links that people follow are not among it."""
+
+    def __init__(self):
+        super().__init__()
+        self.urls, self.styles = [], []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.styles.append(given.get("style") or "")
+        if tag == "link" and given.get("rel") not in ("canonical", "prev", "next", "alternate"):
+            self.urls.append(given.get("href") or "")
+        elif tag not in ("a", "link"):
+            self.urls += [given.get(name) or "" for name in ("src", "srcset", "data", "poster")]
+
+    def handle_data(self, data):
+        if self.lasttag == "style":
+            self.styles.append(data)
+
+
+def is_elsewhere(url: str) -> bool:
+    return re.match(r"\s*(https?:)?//", url) is not None
+
+
+def test_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
+    for module in ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (requirements-docs.txt); `make docs` builds the site")
+    site = tmp_path / "site"
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING -" not in done.stderr
+
+    built = {page.parent.name for page in site.rglob("index.html")}
+    assert {page.stem for page in ROOT.glob("docs/*.md")} - {"index"} <= built
+    for page in site.rglob("*.html"):
+        found = Resources()
+        found.feed(page.read_text())
+        assert found.urls, page
+        assert [url for url in found.urls if is_elsewhere(url)] == [], page
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", "".join(found.styles)), page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text()), style
+    page = (site / "how-it-works" / "index.html").read_text()
+    assert re.search(r"<svg[^>]*role=\"img\"[^>]*aria-labelledby=\"arch-title arch-desc\"", page)
+    assert not (site / "hooks.py").exists()
