@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults bench lint clean
+.PHONY: demo test faults bench lint types docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m rearm_jax.main --config configs/demo.py
@@ -18,13 +18,21 @@ faults: .venv/installed-dev
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks.run
 
-lint: .venv/installed-dev
+lint: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck launch/*.sh launch/slurm.sbatch
+	$(BIN)/shellcheck launch/*.sh launch/slurm.sbatch examples/*.sh .ci/run
+
+# Type hints of the package, which users' checkers read, too (py.typed).
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+# The documentation, into site/; every warning is an error.
+docs: .venv/installed-docs
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv runs .cache
+	rm -rf .venv runs .cache site
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +41,10 @@ clean:
 
 .venv/installed-bench: requirements-bench.txt .venv/installed
 	$(BIN)/pip install --quiet -r requirements-bench.txt
+	touch $@
+
+.venv/installed-docs: requirements-docs.txt .venv/installed
+	$(BIN)/pip install --quiet -r requirements-docs.txt
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

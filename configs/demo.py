@@ -10,7 +10,7 @@ Running time and scores: see the README.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rearm_jax import default
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """MovieLens-100K as a catalogue of one's own: titles and genres as texts; examples/own_data.sh prepares the data.
 
-    examples/own_data.sh        # prepares the data, trains with this config, and goes on to recommendations and a report
+    examples/own_data.sh     # prepares the data, trains with this config, and goes on to recommendations and a report
 
 Data: what rearm_jax.data.prepare makes of it, with features of titles and genres (384 wide each).
 Settings: the best of four by Recall@20 on validation, one seed.
@@ -8,7 +8,7 @@ Settings: the best of four by Recall@20 on validation, one seed.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rearm_jax import default
 
 
 def get_config() -> ConfigDict:

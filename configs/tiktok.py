@@ -9,7 +9,7 @@ Running time and scores: see the README.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from rearm_jax import default
 from rearm_jax.errors import ConfigError
 
 

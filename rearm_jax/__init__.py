@@ -1,6 +1,19 @@
-"""REARM (ACM MM 2025), multi-modal recommendation, in JAX. What is exported here is explained in rearm_jax/api.py."""
+"""REARM (ACM MM 2025), multi-modal recommendation, in JAX.
+
+The functions are explained in rearm_jax/api.py, and the README shows them at work. `load_dataset`, `build_graphs` and
+`REARM` are what those functions are made of.
+"""
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
+    from rearm_jax.api import default_config, evaluate, recommend, train
+    from rearm_jax.data.dataset import load_dataset
+    from rearm_jax.graphs.build import build_graphs
+    from rearm_jax.models.rearm import REARM
+
+__all__ = ["REARM", "build_graphs", "default_config", "evaluate", "load_dataset", "recommend", "train"]
 
 _HOMES = {
     "REARM": "rearm_jax.models.rearm",
@@ -11,11 +24,14 @@ _HOMES = {
     "recommend": "rearm_jax.api",
     "train": "rearm_jax.api",
 }
-__all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> object:
-    """Imports what is asked for and no more: preparing data, say, needs no jax."""
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for and no more (PEP 562): preparing data, say, needs no jax."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,17 +1,21 @@
 """The library's front door, for programs and notebooks; `rearm_jax` exports what stands here.
 
-config = default_config(source="synthetic")
-result = train(config, "runs/mine")
-evaluate("runs/mine")
-recommend("runs/mine", users=[3, 17], k=10)
+    config = default_config(root="data/mine", modalities=("image", "text"))
+    result = train(config, "runs/mine")
+    evaluate("runs/mine")
+    recommend("runs/mine", users=[3, 17], k=10)
+
+Errors that the caller can mend are RearmErrors (rearm_jax/errors.py). The log is absl's: it says little until
+`absl.logging.set_verbosity(absl.logging.INFO)`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from rearm_jax.config import check_config
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
@@ -23,39 +27,45 @@ from rearm_jax.training.run_folder import check_run_folder
 
 
 def default_config(**data: Any) -> ConfigDict:
-    """Every setting at its default (rearm_jax/default.py), to be changed field by field.
+    """Every setting at its default (rearm_jax/default.py), locked: fields can be changed, and none added by mistake.
 
     Args:
-      data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",). The weights of the
-        modalities in the graphs become equal for as many as there are.
+      data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",). The modalities
+        weigh the same in the graphs, as many as there are.
 
     Raises:
-      ConfigError: `data` has no such field, or the type is another.
+      ConfigError: config.data has no such field, or its value is of another type.
     """
-    config = get_config()
+    config = get_config().lock()
+    if unknown := [name for name in data if name not in config.data]:
+        raise ConfigError(f"config.data has no field {', '.join(unknown)}; it has {', '.join(config.data)}")
     try:
         config.data.update(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"config.data: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"config.data: {error.args[0]}") from error
     count = len(config.data.modalities)
-    config.graph.user_modality_weights = config.graph.item_modality_weights = (1 / count,) * count
+    config.graph.user_modality_weights = config.graph.item_modality_weights = (1 / max(count, 1),) * count
     return config
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> dict | None:
-    """Trains, or goes on with the run that the folder holds; what `python -m rearm_jax.main` does.
+def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does; from the main thread.
 
     Args:
       config: the settings.
       workdir: run folder, made where it is missing.
 
     Returns:
-      What result.json holds: metrics of validation and test at the best step, yardsticks, versions, ...; None where
-      Ctrl-C stopped the run (the same call goes on with it).
+      What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C
+      stopped the run: the same call goes on with it.
 
     Raises:
-      ConfigError, DataError, CheckpointError, NonFiniteError: see rearm_jax/errors.py.
+      ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read.
+      DataError: the data cannot be used.
+      CheckpointError: the folder holds a run with other settings, or cannot be resumed or written.
+      NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
+    check_config(config)
     check_run_folder(workdir, config)
     result, _ = loop.train(build_experiment(config), os.fspath(workdir))
     return result
@@ -66,25 +76,37 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
 
     Raises:
       CheckpointError: the folder holds no evaluated run, or its data have changed.
+      ConfigError: its config.json is damaged.
+      DataError: its data are not there.
     """
     workdir = os.fspath(workdir)
     return loop.evaluate_run(build_experiment(run_config(workdir)), workdir)
 
 
-def recommend(workdir: str | os.PathLike, users: Sequence[str | int] | None = None, k: int = 20) -> list[dict]:
+def recommend(
+    workdir: str | os.PathLike, users: Iterable[str | int] | None = None, k: int = 20, unknown: str = "refuse"
+) -> list[dict[str, Any]]:
     """The k best items of each user that are not among their train items.
+
+    Every call opens the run. For millions of users or new items take rearm_jax/inference/recommend.py, which streams.
 
     Args:
       workdir: run folder.
-      users: outside ids (Dataset.labels); None: all.
-      k: number of items in a list.
+      users: their ids outside (Dataset.labels); None: all.
+      k: places in a list.
+      unknown: what users get that the catalogue does not have: "refuse", an error; "popular", the items with the most
+        train interactions. Their lists come last.
 
     Returns:
-      {"user": id, "items": [{"item": id, "name": ..., "score": ...}, ...]} for each user, best item first.
+      {"user": id, "source": "model" or "popular", "items": [{"item": id, "name": ..., "score": ...}, ...]} for each
+      user, best item first; "name" where the catalogue has names.
 
     Raises:
-      CheckpointError: the folder holds no evaluated run, or its data have changed.
-      DataError: a user is unknown.
+      CheckpointError, ConfigError: as `evaluate`; or k or `unknown` is impossible.
+      DataError: as `evaluate`; or a user is unknown.
     """
-    items, found = lists.recommend(load_trained(os.fspath(workdir)), users=users, k=k)
-    return [user for some in found for user in as_objects(items, some)]
+    if isinstance(users, str):
+        raise ConfigError(f"users is the text {users!r}: give a list of ids, such as [{users!r}]")
+    named = None if users is None else list(users)
+    items, blocks = lists.recommend(load_trained(os.fspath(workdir)), named, k, unknown=unknown)
+    return [user for block in blocks for user in as_objects(items, block)]

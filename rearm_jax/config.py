@@ -149,7 +149,7 @@ def _unknown(name: str) -> str:
 
 def _flatten(section: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> value; whatever is not in the place of a section is a value."""
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in section.items():
         name = f"{prefix}{key}"
         value = value.to_dict() if isinstance(value, ConfigDict) else value  # a ConfigDict's repr has many lines
@@ -160,7 +160,7 @@ def _flatten(section: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `_flatten` for checked values; every number becomes of the kind that SCHEMA names."""
-    root = {}
+    root: dict[str, Any] = {}
     for name, value in values.items():
         *sections, leaf = name.split(".")
         section = root

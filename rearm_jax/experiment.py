@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,7 +59,7 @@ def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
 
 def make_model(config: ConfigDict, dataset: Dataset) -> nn.Module:
     """The Flax module that config.model names, for the sizes of the data."""
-    sizes = {"num_users": dataset.num_users, "num_items": dataset.num_items}
+    sizes: dict[str, Any] = {"num_users": dataset.num_users, "num_items": dataset.num_items}
     settings = config.model
     if settings.name == "lightgcn":
         return LightGCN(**sizes, embedding_dim=settings.embedding_dim, num_layers=settings.num_layers)
@@ -106,7 +107,9 @@ def make_optimizer(config: ConfigDict, num_interactions: int) -> optax.GradientT
 def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     """optax.clip_by_global_norm (and its state), but for the norm that may be given."""
 
-    def update(grads, state, params=None, *, grad_norm=None, **_):
+    def update(
+        grads: Any, state: Any, params: Any = None, *, grad_norm: jax.Array | None = None, **_: Any
+    ) -> tuple[Any, Any]:
         norm = optax.tree.norm(grads) if grad_norm is None else grad_norm
         return jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), grads), state
 

@@ -9,6 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+_Gradients = tuple[jax.Array, jax.Array]  # with respect to anchors and candidates
+
 
 def bpr_loss(positive_scores: jax.Array, negative_scores: jax.Array, weights: jax.Array) -> jax.Array:
     """Bayesian personalised ranking (Rendle et al., UAI 2009): -sum_b weights_b log sigmoid(positive_b - negative_b).
@@ -70,19 +72,33 @@ def contrastive_loss(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _weighted_log_totals(anchors, candidates, weights, candidate_mask, temperature, block_size):
+def _weighted_log_totals(
+    anchors: jax.Array,
+    candidates: jax.Array,
+    weights: jax.Array,
+    candidate_mask: jax.Array,
+    temperature: float,
+    block_size: int,
+) -> jax.Array:
     """sum_i weights_i log sum_j exp(anchors_i candidates_j / t); anchors of weight 0 come last."""
     return _log_totals_forward(anchors, candidates, weights, candidate_mask, temperature, block_size)[0]
 
 
-def _log_totals_forward(anchors, candidates, weights, candidate_mask, temperature, block_size):
+def _log_totals_forward(
+    anchors: jax.Array,
+    candidates: jax.Array,
+    weights: jax.Array,
+    candidate_mask: jax.Array,
+    temperature: float,
+    block_size: int,
+) -> tuple[jax.Array, _Gradients]:
     # The gradient is made here, while a block's probabilities are at hand, and only scaled in the backward pass.
     num_anchors = len(anchors)
     block_size = min(block_size, num_anchors)
     anchors = jnp.pad(anchors, ((0, -num_anchors % block_size), (0, 0)))
     weights = jnp.pad(weights, (0, -num_anchors % block_size))
 
-    def add_block(block, carry):
+    def add_block(block: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         loss, d_anchors, d_candidates = carry
         rows = jax.lax.dynamic_slice_in_dim(anchors, block * block_size, block_size)
         row_weights = jax.lax.dynamic_slice_in_dim(weights, block * block_size, block_size)
@@ -101,7 +117,9 @@ def _log_totals_forward(anchors, candidates, weights, candidate_mask, temperatur
     return loss, (d_anchors[:num_anchors], d_candidates.T)
 
 
-def _log_totals_backward(temperature, block_size, residuals, g):
+def _log_totals_backward(
+    temperature: float, block_size: int, residuals: _Gradients, g: jax.Array
+) -> tuple[jax.Array, jax.Array, None, None]:
     d_anchors, d_candidates = residuals
     return g * d_anchors, g * d_candidates, None, None
 
@@ -127,7 +145,7 @@ def orthogonal_loss(first: jax.Array, second: jax.Array, mask: jax.Array) -> jax
         raise ValueError(f"first {first.shape}, second {second.shape}, mask {mask.shape} must be (b, d), (b, d), (b,)")
     counted = mask.astype(first.dtype)[:, None]
 
-    def centred_unit_rows(x):
+    def centred_unit_rows(x: jax.Array) -> jax.Array:
         x = (x - jnp.sum(x * counted, axis=0) / jnp.maximum(jnp.sum(counted), 1.0)) * counted
         norm = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(x) ** 2, axis=1, keepdims=True))
         return x / (norm + 1e-6)

@@ -1,12 +1,16 @@
-"""The command line: parses the flags and dispatches.
+"""REARM, multi-modal recommendation in JAX: trains, and uses what it has trained.
 
-python -m rearm_jax.main --config configs/demo.py
-python -m rearm_jax.main --mode evaluate --workdir runs/demo
-python -m rearm_jax.main --mode recommend --workdir runs/demo --users 3,17 --k 10
-python -m rearm_jax.main --mode export --workdir runs/demo
-python -m rearm_jax.main --mode visualize --workdir runs/demo
+    python -m rearm_jax.main --config configs/demo.py --config.seed=1       trains, or goes on with the run
+    python -m rearm_jax.main --mode evaluate --workdir runs/demo            metrics, on standard output
+    python -m rearm_jax.main --mode recommend --workdir runs/demo --users 3,17 --k 10
+    python -m rearm_jax.main --mode export --workdir runs/demo              vectors, ids, index, score function
+    python -m rearm_jax.main --mode visualize --workdir runs/demo           report.html
+
+`rearm_jax` is short for `python -m rearm_jax.main` where the package is installed. A config is a file of Python whose
+get_config() returns the settings; rearm_jax/default.py lists them all, and --config.NAME=VALUE changes one.
 """
 
+import contextlib
 import json
 import logging as standard_logging
 import os
@@ -14,9 +18,11 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from types import FrameType
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from rearm_jax.config import parse_flags
@@ -26,14 +32,15 @@ from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend import UNKNOWN
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.trained import load_trained, run_config
-from rearm_jax.inference.visualize import write_report
+from rearm_jax.inference.visualize import check_report, write_report
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py", lock_config=True)
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "recommend", "export", "visualize"], "what to do")
+_MODES = ("train", "evaluate", "recommend", "export", "visualize")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
@@ -59,6 +66,7 @@ _MODES_OF_FLAGS = {
     "out": ("recommend", "export", "visualize"),
 }
 _COMPILED = ".cache/compiled"
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 
 
 def main() -> int:
@@ -66,14 +74,19 @@ def main() -> int:
 
     0; 1 for an error that is explained, and that the same command would meet again; 70 for any other; 130 after Ctrl-C.
     """
+    if _HELP.intersection(sys.argv[1:]):
+        print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
+        return 0
     _plain_log()
-    app.define_help_flags()
     try:
         with quit_on_interrupt():
             return _dispatch()
     except RearmError as error:
         print(f"error: {error}", file=sys.stderr)
         return abandon(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except Exception:
         traceback.print_exc()
         return abandon(70)
@@ -86,13 +99,10 @@ def _dispatch() -> int:
     _check_flags()
     _keep_compiled_programs()
     initialize(_DISTRIBUTED.value)
-    modes = {
-        "train": _train,
-        "evaluate": _evaluate,
-        "recommend": _recommend,
-        "export": _export,
-        "visualize": _visualize,
-    }
+    alone = not jax.distributed.is_initialized() or jax.process_count() == 1
+    if not alone and _MODE.value not in _MODES_OF_FLAGS["distributed"]:
+        raise ConfigError(f"--mode={_MODE.value} is the work of one process, and here are {jax.process_count()}")
+    modes = dict(zip(_MODES, (_train, _evaluate, _recommend, _export, _visualize), strict=True))
     return modes[_MODE.value]()
 
 
@@ -101,8 +111,15 @@ def _check_flags() -> None:
     for name, modes in _MODES_OF_FLAGS.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             raise ConfigError(f"--{name} goes with --mode={' or '.join(modes)}, and this is {_MODE.value}")
-    if _MODE.value != "train" and _WORKDIR.value is None:
+    if _MODE.value != "train":
+        _run_folder()
+
+
+def _run_folder() -> str:
+    """The folder of a run that is there already."""
+    if not _WORKDIR.value:
         raise ConfigError(f"--workdir is missing: name the run folder to {_MODE.value}")
+    return _WORKDIR.value
 
 
 def _train() -> int:
@@ -125,9 +142,10 @@ def _train() -> int:
 
 
 def _evaluate() -> int:
-    experiment = build_experiment(run_config(_WORKDIR.value, _CONFIG.value))
+    workdir = _run_folder()
+    experiment = build_experiment(run_config(workdir, _CONFIG.value))
     check_same(experiment)
-    metrics = evaluate_run(experiment, _WORKDIR.value)
+    metrics = evaluate_run(experiment, workdir)
     if is_first():
         print(json.dumps(metrics, indent=2))
     return 0
@@ -135,29 +153,55 @@ def _evaluate() -> int:
 
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
-    recommend_run(
-        load_trained(_WORKDIR.value, _CONFIG.value),
-        users=_USERS.value,
-        k=_K.value,
-        format=_FORMAT.value,
-        out=_OUT.value,
-        exclude=_EXCLUDE.value,
-        unknown=_UNKNOWN.value,
-        new_items=_NEW_ITEMS.value,
-    )
+    trained = load_trained(_run_folder(), _CONFIG.value)
+    with _unwound_by_interrupt():
+        recommend_run(
+            trained,
+            users=_USERS.value,
+            k=_K.value,
+            format=_FORMAT.value,
+            out=_OUT.value,
+            exclude=_EXCLUDE.value,
+            unknown=_UNKNOWN.value,
+            new_items=_NEW_ITEMS.value,
+        )
     return 0
 
 
 def _export() -> int:
-    out = _OUT.value or os.path.join(_WORKDIR.value, "export")
+    out = _OUT.value or os.path.join(_run_folder(), "export")
+    run_config(_run_folder(), _CONFIG.value)  # where there is no run, that is what is wrong, and not the folder
     check_export(out)
-    export_run(load_trained(_WORKDIR.value, _CONFIG.value), out)
+    trained = load_trained(_run_folder(), _CONFIG.value)
+    with _unwound_by_interrupt():
+        export_run(trained, out)
     return 0
 
 
 def _visualize() -> int:
-    write_report(load_trained(_WORKDIR.value, _CONFIG.value), _OUT.value)
+    workdir = _run_folder()
+    config = run_config(workdir, _CONFIG.value)  # a folder without a run is named before the report's place in it
+    check_report(workdir, _OUT.value)
+    trained = load_trained(workdir, config)
+    with _unwound_by_interrupt():
+        write_report(trained, _OUT.value)
     return 0
+
+
+@contextlib.contextmanager
+def _unwound_by_interrupt() -> Iterator[None]:
+    """Lets the first Ctrl-C raise KeyboardInterrupt, so that what is half written is removed; a second one quits."""
+    quit_at_once = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, quit_at_once)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, quit_at_once)
 
 
 def _config_name() -> str:
@@ -179,7 +223,8 @@ def _table(result: dict) -> str:
 
 def _keep_compiled_programs() -> None:
     """Compiled programs are kept on the disk, so that the same run starts in seconds the next time."""
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR names another folder
+    # JAX_COMPILATION_CACHE_DIR names another folder.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", _COMPILED)
 
 
@@ -188,12 +233,13 @@ def _plain_log() -> None:
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Formatter())
     logging.set_verbosity(logging.INFO)
-    standard_logging.getLogger("jax").setLevel(standard_logging.WARNING)  # else it lists the backends that are not here
+    for talkative in ("jax", "faiss"):  # else they list the backends and the processor's features that are not here
+        standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
 
 
 class _Formatter(logging.PythonFormatter):
-    def format(self, record) -> str:
-        level = "" if record.levelno <= logging.converter.STANDARD_INFO else f"{record.levelname.lower()}: "
+    def format(self, record: standard_logging.LogRecord) -> str:
+        level = "" if record.levelno <= standard_logging.INFO else f"{record.levelname.lower()}: "
         return level + record.getMessage()
 
 

@@ -1,7 +1,7 @@
 """What every setting may be.
 
-`SCHEMA` has a rule for every field of configs/default.py, `JOINT_RULES` those between two fields, and `MAY_DIFFER` says
-what a resumed run may change. rearm_jax/config.py holds configs to them.
+`SCHEMA` has a rule for every field of rearm_jax/default.py, `JOINT_RULES` those between two fields, and `MAY_DIFFER`
+says what a resumed run may change. rearm_jax/config.py holds configs to them.
 """
 
 import math

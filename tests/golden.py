@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from configs import default
+from rearm_jax import default
 from rearm_jax.data.dataset import Dataset, group_by_user, make_dataset
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items

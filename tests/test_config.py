@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from configs import default
+from rearm_jax import default
 from rearm_jax.config import (
     check_against_data,
     check_config,

@@ -1,14 +1,23 @@
 """The command line, each command a process of its own, as a person would type it."""
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from absl.testing import flagsaver
+
+from rearm_jax import main
+from rearm_jax.data.synthetic import make_synthetic
+from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -112,15 +121,12 @@ MISTAKES = {
     "an impossible setting": (("--config=tiny.py", "--config.model.self_dropout=2"), "model.self_dropout"),
     "more neighbours than users": (("--config=tiny.py", "--config.graph.user_knn_k=61"), "graph.user_knn_k = 61"),
     "a typo in a flag": (("--config=tiny.py", "--workdr=x"), "workdr"),
-    "a stray word": (("--config=tiny.py", "evaluate"), "unexpected arguments: evaluate"),
-    "no config": ((), "--config is missing"),
     "a config file that is not there": (("--config=tinny.py",), "tinny.py"),
     "a data folder that is not there": (
         ("--config=tiny.py", "--config.data.source=folder", "--config.data.root=nowhere"),
         "nowhere",
     ),
     "a run folder that is not there": (("--mode=evaluate", "--workdir=runs/none"), "runs/none is not a run folder"),
-    "evaluation of nothing": (("--mode=evaluate",), "--workdir is missing"),
 }
 
 
@@ -159,3 +165,173 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert lines[: len(done)] == done
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(done) + 3))
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_recommend_prints_lists_as_json_lines_and_writes_them_as_csv(trained):
+    folder, _ = trained
+    (folder / "users.txt").write_text("17\n3\n")
+    command = ("--mode=recommend", "--workdir=runs/tiny", "--k=4")
+    processes = [
+        start(folder, *command, "--users=3,17"),
+        start(folder, *command, "--users=users.txt", "--format=csv", "--out=lists.csv"),
+    ]
+    (code, stdout, log), (csv_code, csv_stdout, csv_log) = map(finish, processes)
+    assert (code, csv_code, csv_stdout) == (0, 0, ""), log + csv_log
+    lists = {one["user"]: one["items"] for one in map(json.loads, stdout.splitlines())}
+    assert list(lists) == [3, 17]
+
+    settings = tiny_config().data.synthetic.to_dict()
+    had = set(map(tuple, make_synthetic(**settings).train.tolist()))
+    for user, places in lists.items():
+        items = [place["item"] for place in places]
+        assert len(set(items)) == 4
+        assert set(items) <= set(range(40))
+        assert not {(user, item) for item in items} & had
+        assert sorted(places, key=lambda place: -place["score"]) == places
+    assert "recommendations: lists.csv" in csv_log
+    with open(folder / "lists.csv", newline="") as file:
+        rows = [(int(row["user"]), int(row["rank"]), int(row["item"])) for row in csv.DictReader(file)]
+    assert rows == [(user, rank + 1, lists[user][rank]["item"]) for user in (17, 3) for rank in range(4)]
+
+
+def test_ctrl_c_leaves_no_half_of_the_lists(trained):
+    folder, _ = trained
+    (folder / "many.txt").write_text("3\n" * 400_000)
+    (folder / "old.csv").write_text("mine")
+    command = ("--mode=recommend", "--workdir=runs/tiny", "--users=many.txt", "--format=csv", "--out=old.csv")
+    process = start(folder, *command)
+    deadline = time.monotonic() + 240
+    while not any(path.stat().st_size for path in folder.glob(".old.csv.*.tmp")) and process.poll() is None:
+        assert time.monotonic() < deadline, "no list in four minutes"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    code, stdout, log = finish(process)
+    assert (code, stdout) == (130, ""), log
+    assert "interrupted" in log
+    assert (folder / "old.csv").read_text() == "mine"
+    assert not list(folder.glob(".old.csv.*"))
+
+
+RECOMMEND = ("--mode=recommend", "--workdir=run")
+
+
+@pytest.fixture
+def dispatch(monkeypatch):
+    """main._dispatch on arguments, in this process, which keeps its flags and its compilation cache."""
+    for name in ("initialize", "_keep_compiled_programs"):
+        monkeypatch.setattr(main, name, lambda *_: None)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        return main._dispatch()
+
+    with flagsaver.flagsaver():
+        yield call
+
+
+@pytest.fixture
+def refusing(dispatch, tmp_path, monkeypatch):
+    """`dispatch` in an empty folder that stays empty; to open data or a run fails the test."""
+    for name in ("load_trained", "build_experiment"):
+        monkeypatch.setattr(main, name, lambda *_: pytest.fail("went on to work"))
+    monkeypatch.chdir(tmp_path)
+    yield dispatch
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--users=3",), "--users goes with --mode=recommend, and this is train"),
+        (("--mode=train", "--out=x"), "--out goes with --mode=recommend or export or visualize, and this is train"),
+        (
+            ("--mode=evaluate", "--workdir=run", "--format=jsonl"),
+            "--format goes with --mode=recommend, and this is evaluate",
+        ),
+        (("--mode=evaluate", "--workdir=run", "--out=x"), "--out goes with"),
+        (("--mode=export", "--workdir=run", "--k=20"), "--k goes with --mode=recommend, and this is export"),
+        (("--mode=visualize", "--workdir=run", "--new_items=x"), "--new_items goes with --mode=recommend"),
+        ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train, and this is recommend"),
+        ((*RECOMMEND, "--distributed"), "--distributed goes with --mode=train or evaluate, and this is recommend"),
+        (("--mode=evaluate",), "--workdir is missing: name the run folder to evaluate"),
+        (("--mode=recommend", "--users=3"), "--workdir is missing: name the run folder to recommend"),
+        (("--mode=export", "--workdir="), "--workdir is missing: name the run folder to export"),
+        (("--mode=visualize",), "--workdir is missing: name the run folder to visualize"),
+        (("--mod=recommend", "--workdir=run"), "Unknown command line flag 'mod'. Did you mean: mode"),
+        ((*RECOMMEND, "--user=3"), "Unknown command line flag 'user'. Did you mean: users"),
+        (("--mode=recomend", "--workdir=run"), "--mode=recomend"),
+        ((*RECOMMEND, "--k=0"), "--k=0"),
+        ((*RECOMMEND, "--k=ten"), "--k=ten"),
+        ((*RECOMMEND, "--format=xml"), "jsonl|csv|parquet"),
+        ((*RECOMMEND, "--unknown=skip"), "refuse|popular"),
+        ((*RECOMMEND, "3,17"), "unexpected arguments: 3,17"),
+        (("evaluate", "--workdir=run"), "unexpected arguments: evaluate"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_flags_are_refused_before_anything_happens(refusing, monkeypatch, arguments, words):
+    monkeypatch.setattr(main, "initialize", lambda *_: pytest.fail("went on"))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        refusing(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--config is missing"),
+        ((*RECOMMEND, "--format=parquet"), "standard output: name a file"),
+        ((*RECOMMEND, "--out=nowhere/lists.jsonl"), "there is no folder"),
+        ((*RECOMMEND, "--out=."), ". is a folder: name a file"),
+    ],
+)
+def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        refusing(*arguments)
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "recommend", "export", "visualize"])
+def test_a_folder_that_is_no_run_is_refused(dispatch, tmp_path, mode):
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        dispatch(f"--mode={mode}", f"--workdir={tmp_path}/none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_user_is_refused(dispatch, trained):
+    folder, _ = trained
+    out = folder / "unknown.jsonl"
+    with pytest.raises(DataError, match="1 of 2 users are not in the catalogue: 60"):
+        dispatch("--mode=recommend", f"--workdir={folder}/runs/tiny", "--users=3,60", f"--out={out}")
+    assert not list(folder.glob("*unknown*"))
+
+
+def test_export_and_report_lie_in_the_run_folder(dispatch, trained, monkeypatch):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    workdir = trained[0] / "runs" / "tiny"
+    assert dispatch("--mode=export", f"--workdir={workdir}") == 0
+    assert np.load(workdir / "export" / "item_vectors.npy").shape[0] == 40
+    assert (workdir / "export" / "README.md").exists()
+    assert dispatch("--mode=visualize", f"--workdir={workdir}") == 0
+    assert (workdir / "report.html").read_text("utf-8").rstrip().endswith("</html>")
+    assert list((workdir / "report").glob("*.png"))
+
+    monkeypatch.setattr(main, "load_trained", lambda *_: pytest.fail("opened the run"))
+    with pytest.raises(ConfigError, match="is there, and is not empty"):
+        dispatch("--mode=export", f"--workdir={workdir}")
+
+
+def test_a_mode_of_one_process_is_refused_among_several(refusing, monkeypatch):
+    monkeypatch.setattr(main.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(main.jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="--mode=recommend is the work of one process, and here are 2"):
+        refusing(*RECOMMEND)
+
+
+def test_help_tells_the_modes_and_every_flag(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rearm_jax", "--help"])
+    assert main.main() == 0
+    out = capsys.readouterr().out
+    for mode in ("evaluate", "recommend", "export", "visualize"):
+        assert f"--mode {mode}" in out
+    flags_of_modes = set(main._MODES_OF_FLAGS) | {"mode", "config", "workdir"}
+    assert all(re.search(rf"--(\[no\])?{name}:", out) for name in flags_of_modes)

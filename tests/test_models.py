@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from configs import default
+from rearm_jax import default
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.experiment import Experiment, init_params, make_model, make_optimizer

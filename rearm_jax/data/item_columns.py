@@ -209,4 +209,4 @@ def _read_parquet_features(path: str | os.PathLike, id_column: str | None) -> tu
 
 
 def _is_list_of_numbers(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, (pl.List, pl.Array)) and dtype.inner.is_numeric()  # type: ignore[union-attr]
+    return isinstance(dtype, (pl.List, pl.Array)) and dtype.inner.is_numeric()

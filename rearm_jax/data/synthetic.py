@@ -103,7 +103,9 @@ def make_synthetic(
         test += [(user, item) for item in items[num_held_out : 2 * num_held_out]]
         train += [(user, item) for item in items[2 * num_held_out :]]
     splits = (np.array(pairs).reshape(-1, 2).T for pairs in (train, valid, test))
-    return make_dataset(*splits, {name: planted.features[name] for name in shown}, num_users)
+    train_pairs, valid_pairs, test_pairs = splits
+    features = {name: planted.features[name] for name in shown}
+    return make_dataset(train_pairs, valid_pairs, test_pairs, features, num_users)
 
 
 def plant(

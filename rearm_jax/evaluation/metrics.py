@@ -15,10 +15,11 @@ Each metric is the plain mean over the users with a positive in the split. An em
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def split_metrics(
-    top_items: np.ndarray, users: np.ndarray, positives: tuple[np.ndarray, np.ndarray], ks: Sequence[int]
+    top_items: ArrayLike, users: ArrayLike, positives: tuple[np.ndarray, np.ndarray], ks: Sequence[int]
 ) -> dict[str, float]:
     """Metrics of the lists of `rank_items`, in its shapes, blocked over devices or not; padded users are left out.
 
@@ -97,7 +98,7 @@ def ranking_metrics(hits: np.ndarray, num_positives: np.ndarray, ks: Sequence[in
     ideal_gains = np.cumsum(discounts)
     precision_sums = np.cumsum(hits * (num_hits / ranks), axis=1)
 
-    metrics = {}
+    metrics: dict[str, float] = {}
     for k in ks:
         num_ideal = np.minimum(k, num_positives)
         per_user = {

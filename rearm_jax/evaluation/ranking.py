@@ -8,7 +8,7 @@ Make the blocks of a split once, on the host; rank them after every forward pass
     metrics = split_metrics(top_items, blocks.users, group_by_user(dataset.valid, dataset.num_users), ks=(10, 20, 50))
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,16 @@ class UserBlocks(NamedTuple):
     `rank_items` takes any number of blocks along the leading axis, so for D devices reshape every field to
     (D, num_blocks / D, ...) and map over the first axis; flattened, the results are in the order of `users` again.
 
-    Attributes:
+    Attributes (numpy arrays on the host):
       users: int32 (num_blocks, block), in the order given; -1 pads the end.
       excluded_rows: int32 (num_blocks, m), row in the block of each excluded pair; `block`, which is out of bounds and
         so dropped, pads each row.
       excluded_items: int32 (num_blocks, m), item of each excluded pair; 0 where `excluded_rows` is padding.
     """
 
-    users: np.ndarray | jax.Array
-    excluded_rows: np.ndarray | jax.Array
-    excluded_items: np.ndarray | jax.Array
+    users: jax.Array | Any
+    excluded_rows: jax.Array | Any
+    excluded_items: jax.Array | Any
 
 
 def make_blocks(

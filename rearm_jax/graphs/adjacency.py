@@ -1,6 +1,7 @@
 """A graph on the device, and propagation along it: the one place that chooses how a sparse product is computed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
@@ -95,12 +96,12 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
       indptr: int32 (n + 1,), its row pointers.
       x: float32 (m, c).
     """
-    flags = {"shape": matrix.shape, "indices_sorted": True, "unique_indices": True}
+    flags: dict[str, Any] = {"shape": matrix.shape, "indices_sorted": True, "unique_indices": True}
 
-    def by_rows(data, indices, indptr, x):
+    def by_rows(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return BCSR((data, indices[:, 1], indptr), **flags) @ x
 
-    def by_entries(data, indices, indptr, x):
+    def by_entries(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return BCOO((data, indices), **flags) @ x
 
     # Decided when the program is lowered for its platform, so that the default backend does not matter.
@@ -112,13 +113,13 @@ def _matmul(adjacency: Adjacency, x: jax.Array) -> jax.Array:
     return sparse_product(adjacency.matrix, adjacency.indptr, x)
 
 
-def _matmul_forward(adjacency, x):
+def _matmul_forward(adjacency: Adjacency, x: jax.Array) -> tuple[jax.Array, Adjacency]:
     return _matmul(adjacency, x), adjacency
 
 
-def _matmul_backward(adjacency, g):
+def _matmul_backward(adjacency: Adjacency, g: jax.Array) -> tuple[None, jax.Array]:
     # A^T g by rows of a stored transpose: differentiating the product itself would scatter.
-    if adjacency.symmetric:
+    if adjacency.transposed is None or adjacency.transposed_indptr is None:  # symmetric
         return None, sparse_product(adjacency.matrix, adjacency.indptr, g)
     return None, sparse_product(adjacency.transposed, adjacency.transposed_indptr, g)
 

@@ -5,9 +5,10 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax
 import numpy as np
@@ -89,26 +90,28 @@ def _build_homography(
     user_popularity = np.diff(seen.indptr)
     item_popularity = np.bincount(dataset.train[:, 1], minlength=dataset.num_items)
 
-    def user_cooccurrence():
+    def user_cooccurrence() -> scipy.sparse.csr_array:
         name = "user co-occurrence"
         build = relations.cooccurrence_graph
         return _timed(name, lambda: build(interactions, config.user_knn_k, user_popularity, padding, name))
 
-    def item_cooccurrence():
+    def item_cooccurrence() -> scipy.sparse.csr_array:
         name = "item co-occurrence"
         build = relations.cooccurrence_graph
         return _timed(name, lambda: build(interactions.T.tocsr(), config.item_knn_k, item_popularity, padding, name))
 
-    def user_interest(modality):
+    def user_interest(modality: str) -> scipy.sparse.csr_array:
         name = f"user interest ({modality})"
         features = relations.user_interest_features(dataset.train, dataset.num_users, dataset.features[modality])
         return _timed(name, lambda: relations.knn_graph(features, config.user_knn_k, name, methods["users"]))
 
-    def item_semantic(modality):
+    def item_semantic(modality: str) -> scipy.sparse.csr_array:
         name, features = f"item semantic ({modality})", dataset.features[modality]
         return _timed(name, lambda: relations.knn_graph(features, config.item_knn_k, name, methods["items"]))
 
-    def over_modalities(weights, graph_of_modality):
+    def over_modalities(
+        weights: Sequence[float], graph_of_modality: Callable[[str], scipy.sparse.csr_array]
+    ) -> scipy.sparse.csr_array:
         return relations.combine(weights, [partial(graph_of_modality, modality) for modality in dataset.features])
 
     w_user, w_item = config.user_cooccurrence_weight, config.item_cooccurrence_weight
@@ -153,7 +156,7 @@ def _cache_path(dataset: Dataset, config: ConfigDict, protocol: str, seed: int) 
 
 def _save(path: Path, user_user: scipy.sparse.csr_array, item_item: scipy.sparse.csr_array) -> None:
     """Writes the file whole or not at all; a folder that cannot be written costs only a warning."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, graph in (("user_user", user_user), ("item_item", item_item)):
         arrays |= {f"{name}_{part}": getattr(graph, part) for part in ("data", "indices", "indptr")}
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")

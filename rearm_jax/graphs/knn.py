@@ -7,6 +7,8 @@ are searched exactly as well.
 """
 
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +129,7 @@ def nearest_approximate(features: np.ndarray, k: int, name: str) -> tuple[np.nda
     return values, neighbours
 
 
-def _grouped(faiss, normalised: np.ndarray):
+def _grouped(faiss: ModuleType, normalised: np.ndarray) -> Any:
     """The rows in groups around centres that k-means finds on a part of them."""
     n, width = normalised.shape
     num_groups = max(1, min(round(4 * n**0.5), n // 8))
@@ -139,11 +141,11 @@ def _grouped(faiss, normalised: np.ndarray):
     return index
 
 
-def _limit(index) -> int:
+def _limit(index: Any) -> int:
     return min(_MOST_GROUPS, index.nlist)
 
 
-def _recall(faiss, index, normalised: np.ndarray, rows: np.ndarray, k: int) -> float:
+def _recall(faiss: ModuleType, index: Any, normalised: np.ndarray, rows: np.ndarray, k: int) -> float:
     """Share of the neighbours found for some rows that are as near as the k-th nearest; equal rows count alike."""
     k = min(k, len(normalised))
     exact, _ = faiss.knn(normalised[rows], normalised, k, metric=faiss.METRIC_INNER_PRODUCT)

@@ -5,11 +5,14 @@ A product takes D steps: the rows of x that are visiting meet their block and mo
 never holds more than two shards of x, and receives (D - 1) / D of x.
 """
 
+from typing import Any
+
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
+from jax.typing import DTypeLike
 
 from rearm_jax.graphs import adjacency as whole
 from rearm_jax.graphs.adjacency import Adjacency
@@ -21,15 +24,15 @@ class Blocks:
 
     At step s, device i meets A[nodes of i, nodes of (i + s) mod D]. On a device, the arrays are its D rows of these.
 
-    Attributes:
+    Attributes (numpy arrays on the host):
       data: float32 (D * D, e), the entries, sorted by row and column; 0 pads blocks with fewer than e.
       rows: int32 (D * D, e), row in the block, 0..m-1; m where it is padding.
       columns: int32 (D * D, e), likewise.
     """
 
-    data: jax.Array
-    rows: jax.Array
-    columns: jax.Array
+    data: jax.Array | Any
+    rows: jax.Array | Any
+    columns: jax.Array | Any
 
 
 @flax.struct.dataclass
@@ -70,16 +73,18 @@ def shard_adjacency(adjacency: Adjacency, kinds: tuple[int, ...], num_devices: i
     n = adjacency.matrix.shape[0]
     if sum(kinds) != n:
         raise ValueError(f"kinds {kinds} must add up to the {n} nodes of the adjacency")
-    owner, place, num_held = [], [], 0
+    owners, places, num_held = [], [], 0
     for num_nodes in kinds:
         held = -(-num_nodes // num_devices)
         nodes = np.arange(num_nodes)
-        owner.append(nodes // held)
-        place.append(nodes % held + num_held)
+        owners.append(nodes // held)
+        places.append(nodes % held + num_held)
         num_held += held
-    owner, place = np.concatenate(owner), np.concatenate(place)
+    owner, place = np.concatenate(owners), np.concatenate(places)
     blocks = _cut(adjacency.matrix, owner, place, num_devices, num_held)
-    transposed = None if adjacency.symmetric else _cut(adjacency.transposed, owner, place, num_devices, num_held)
+    transposed = None  # symmetric
+    if adjacency.transposed is not None:
+        transposed = _cut(adjacency.transposed, owner, place, num_devices, num_held)
     return RowAdjacency(blocks, transposed, num_held, axis)
 
 
@@ -107,11 +112,11 @@ def _matmul(adjacency: RowAdjacency, x: jax.Array) -> jax.Array:
     return _ring(adjacency.blocks, x, adjacency.axis)
 
 
-def _matmul_forward(adjacency, x):
+def _matmul_forward(adjacency: RowAdjacency, x: jax.Array) -> tuple[jax.Array, RowAdjacency]:
     return _matmul(adjacency, x), adjacency
 
 
-def _matmul_backward(adjacency, g):
+def _matmul_backward(adjacency: RowAdjacency, g: jax.Array) -> tuple[None, jax.Array]:
     return None, _ring(adjacency.blocks if adjacency.transposed is None else adjacency.transposed, g, adjacency.axis)
 
 
@@ -122,14 +127,14 @@ def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
     num_devices, num_held = blocks.data.shape[0], x.shape[0]
     to_previous = [(device, (device - 1) % num_devices) for device in range(num_devices)]
 
-    def product(step, visiting):
+    def product(step: jax.Array | int, visiting: jax.Array) -> jax.Array:
         data, rows, columns = (part[step] for part in (blocks.data, blocks.rows, blocks.columns))
         # Found anew for each product: kept, the row pointers of D blocks would take n numbers on every device.
         indptr = jnp.searchsorted(rows, jnp.arange(num_held + 1, dtype=jnp.int32)).astype(jnp.int32)
         matrix = BCOO((data, jnp.stack([rows, columns], axis=1)), shape=(num_held, num_held))
         return whole.sparse_product(matrix, indptr, visiting)
 
-    def body(step, carry):
+    def body(step: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         visiting, total = carry
         arriving = jax.lax.ppermute(visiting, axis, to_previous)  # first, so that it can overlap with the product
         return arriving, total + product(step, visiting)
@@ -147,7 +152,7 @@ def _cut(matrix: BCOO, owner: np.ndarray, place: np.ndarray, num_devices: int, n
     position = np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)
     shape = num_devices**2, max(int(counts.max()), 1)
 
-    def fill(values, padding, dtype):
+    def fill(values: np.ndarray, padding: int, dtype: DTypeLike) -> np.ndarray:
         array = np.full(shape, padding, dtype)
         array[block, position] = values[order]
         return array

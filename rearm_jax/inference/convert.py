@@ -30,6 +30,7 @@ from rearm_jax.models.torch_weights import from_torch, to_torch
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.likeness import tree_differences
+from rearm_jax.training.loop import stopping_value
 from rearm_jax.training.parallel import replicate
 from rearm_jax.training.placement import first_state, place_graphs, table_rows
 from rearm_jax.training.progress import Progress
@@ -63,12 +64,10 @@ def to_run(weights: str | os.PathLike, config: ConfigDict, workdir: str | os.Pat
     experiment = build_experiment(computed)
     params = replicate(_fitting_params(state, experiment, weights))
     metrics = Evaluator(experiment, place_graphs(experiment))(params, "valid")
-    value = metrics[f"valid/{config.evaluation.metric}"]
-    value = round(value, 4) if config.protocol == "reference" else value  # as the loop compares it
+    value = stopping_value(metrics, config)
     progress = Progress(experiment.dataset.content_hash)
     progress.observe(value)
-    fresh = first_state(experiment)
-    rest = {"opt_state": experiment.tx.init(params), "step": fresh.step, "key": fresh.key}
+    rest = first_state(experiment)._replace(opt_state=experiment.tx.init(params)).rest()
     with output_folder(workdir) as folder:
         write_config(folder, config)
         with Checkpoints(folder, table_rows(experiment)) as checkpoints:

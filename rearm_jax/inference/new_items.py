@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from ml_collections import ConfigDict
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
@@ -137,7 +138,7 @@ class _Catalogue(WholeTable):
 
 
 def _semantic_rows(
-    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], config
+    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], config: ConfigDict
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of the item semantic graph: float32 (n, num_items), and the weight of each item to itself, float32 (n,)."""
     k = config.item_knn_k

@@ -32,11 +32,7 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
         work is done.
       CheckpointError: the run is not finished, or a file of it is damaged.
     """
-    check_installed()
-    path = Path(trained.workdir, "report.html") if out is None else Path(out)
-    if path.suffix != ".html":
-        raise ConfigError(f"{path}: the report is an HTML file; give it a name that ends in .html")
-    check_output_file(path)
+    path = check_report(trained.workdir, out)
     result, records = read_result(trained.workdir), read_metrics(trained.workdir)
     if result is None or not records:
         missing = "result.json" if result is None else "metrics.jsonl"
@@ -57,6 +53,20 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
         with output_file(file) as temporary:
             temporary.write_bytes(content)
     logging.info("report: %s; its figures: %s", path, ", ".join(f"{folder}/{drawing.name}.png" for drawing in drawings))
+
+
+def check_report(workdir: str | os.PathLike, out: str | os.PathLike | None) -> Path:
+    """The file that the report goes to; to be asked before a run is opened, which takes longer.
+
+    Raises:
+      ConfigError: as `write_report`.
+    """
+    check_installed()
+    path = Path(workdir, "report.html") if out is None else Path(out)
+    if path.suffix != ".html":
+        raise ConfigError(f"{path}: the report is an HTML file; give it a name that ends in .html")
+    check_output_file(path)
+    return path
 
 
 def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[Markup, list[Drawing]]:

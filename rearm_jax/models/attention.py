@@ -6,11 +6,16 @@ backward pass recomputes them from the log-sum-exp of each row, as in FlashAtten
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+_Arrays = tuple[jax.Array, ...]
 
 _BLOCK_NODES = 128  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
 
@@ -95,14 +100,18 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attention(q, k, v, seed, first_node, rate):
+def _attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, rate: float
+) -> jax.Array:
     return _attention_forward(q, k, v, seed, first_node, rate)[0]
 
 
-def _attention_forward(q, k, v, seed, first_node, rate):
+def _attention_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, rate: float
+) -> tuple[jax.Array, _Arrays]:
     n, d = q.shape
 
-    def block(inputs):
+    def block(inputs: _Arrays) -> _Arrays:
         q, k, v, nodes = inputs
         # The row maximum of q_i k_j is q_i times the largest or the smallest k.
         highest = jnp.where(q >= 0, q * k.max(axis=1, keepdims=True), q * k.min(axis=1, keepdims=True))
@@ -117,11 +126,11 @@ def _attention_forward(q, k, v, seed, first_node, rate):
     return out, (q, k, v, seed, first_node, out, log_total)
 
 
-def _attention_backward(rate, residuals, g):
+def _attention_backward(rate: float, residuals: _Arrays, g: jax.Array) -> tuple[Any, ...]:
     q, k, v, seed, first_node, out, log_total = residuals
     n, d = q.shape
 
-    def block(inputs):
+    def block(inputs: _Arrays) -> _Arrays:
         q, k, v, out, log_total, g, nodes = inputs
         weights = jnp.exp(q[:, :, None] * k[:, None, :] - log_total[:, :, None])
         kept = weights * (g / (1 - rate))[:, :, None]
@@ -138,12 +147,12 @@ def _attention_backward(rate, residuals, g):
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _map_blocks(block, n, first_node, *arrays):
+def _map_blocks(block: Callable[[_Arrays], _Arrays], n: int, first_node: jax.Array, *arrays: jax.Array) -> _Arrays:
     """Maps `block` over blocks of rows of the (n, d) arrays and the nodes' indices; returns (n, d) arrays."""
     size = min(_BLOCK_NODES, n)
     padding = -n % size
 
-    def split(x):
+    def split(x: jax.Array) -> jax.Array:
         return jnp.pad(x, ((0, padding), (0, 0))).reshape(-1, size, x.shape[1])
 
     nodes = (first_node + jnp.arange(n + padding, dtype=jnp.uint32)).reshape(-1, size)
@@ -151,8 +160,8 @@ def _map_blocks(block, n, first_node, *arrays):
     return jax.tree.map(lambda x: x.reshape(-1, x.shape[2])[:n], outputs)
 
 
-def _symmetric_uniform(bound: float):
-    def init(key, shape, dtype=jnp.float32):
+def _symmetric_uniform(bound: float) -> Callable:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

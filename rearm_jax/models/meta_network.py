@@ -1,5 +1,8 @@
 """The meta-network: distils what the modalities share into a transformation of each node's ID embedding."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,9 @@ from rearm_jax.losses import normalize_rows
 from rearm_jax.models.representations import WHOLE, WholeTable, take_rows
 
 
-def torch_linear(features: int, dtype: DTypeLike, name: str, kernel_init=None, fan_in: int = 0) -> nn.Dense:
+def torch_linear(
+    features: int, dtype: DTypeLike, name: str, kernel_init: Callable | None = None, fan_in: int = 0
+) -> nn.Dense:
     """A Dense layer initialised as PyTorch's Linear: weight and bias uniform in +-1/sqrt(fan_in).
 
     Args:
@@ -21,7 +26,7 @@ def torch_linear(features: int, dtype: DTypeLike, name: str, kernel_init=None, f
     """
     bound = fan_in**-0.5
 
-    def uniform(key, shape, dtype=jnp.float32):
+    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     kernel_init = kernel_init or uniform
@@ -30,17 +35,17 @@ def torch_linear(features: int, dtype: DTypeLike, name: str, kernel_init=None, f
     )
 
 
-def _dense_product(x: jax.Array, kernel: jax.Array, dimension_numbers, precision) -> jax.Array:
+def _dense_product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any) -> jax.Array:
     """The product of a Dense layer; `dimension_numbers` and `precision` are those that it always passes."""
     return _product(x, kernel)
 
 
 @jax.custom_vjp
-def _product(x, kernel):
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-def _product_backward(residuals, g):
+def _product_backward(residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     if x.shape[1] < g.shape[1]:
         return g @ kernel.T, x.T @ g
@@ -91,7 +96,7 @@ class MetaNetwork(nn.Module):
         if not self.train_projection:
             knowledge = jax.lax.stop_gradient(knowledge)
 
-        def transformation(name, shape):
+        def transformation(name: str, shape: tuple[int, int]) -> jax.Array:
             table = TransformationMLP(self.rank, self.dtype, name=name)(knowledge)
             return nn.softmax((take_rows(table, place, rows) + place.mean(table)).reshape(-1, *shape), axis=1)
 

@@ -5,6 +5,7 @@ M - 1 others. A parameter whose name ends in `_table` has one row per user (`use
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -76,7 +77,9 @@ class REARM(nn.Module):
         layers = propagate(graphs.user_item, nodes, self.num_layers)
         mean = sum(layers, start=nodes) / (self.num_layers + 1)
 
-        def represent(side, side_mean, place, rows):
+        def represent(
+            side: str, side_mean: jax.Array, place: WholeTable, rows: jax.Array | None
+        ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             e, f = side_mean[:, : self.embedding_dim], side_mean[:, self.embedding_dim :]
             meta_network = MetaNetwork(self.rank, self.train_meta_projection, self.dtype, name=f"{side}_meta")
             shared = meta_network(f, e, rows, place)
@@ -117,7 +120,7 @@ class REARM(nn.Module):
         names = [name for name, _ in self.feature_widths]
         count = len(names)
         # One seed for each attention call, so that no two share a dropout mask.
-        seeds = jax.random.bits(self.make_rng("dropout"), (count, count), jnp.uint32) if train else None
+        seeds: Any = jax.random.bits(self.make_rng("dropout"), (count, count), jnp.uint32) if train else None
         seed = (lambda m, other: seeds[m, other]) if train else (lambda m, other: None)
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="layer_norm")
 

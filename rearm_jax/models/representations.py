@@ -29,7 +29,10 @@ class WholeTable:
     Row numbers (`ids`) are those of the whole table, int (b,), whatever part of it this device holds.
     """
 
-    first_row = 0  # number of the first row held here
+    @property
+    def first_row(self) -> jax.Array | int:
+        """Number of the first row held here."""
+        return 0
 
     def num_rows(self, table: jax.Array) -> int:
         """Rows of the whole table."""

@@ -4,9 +4,10 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from logging import WARNING
+from logging import WARNING, LogRecord
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -71,7 +72,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def latest_step(self) -> int | None:
@@ -107,7 +108,7 @@ class Checkpoints:
         self._records.read()
         return step
 
-    def save(self, step: int, params, rest, progress: dict, metric: float) -> None:
+    def save(self, step: int, params: Any, rest: Any, progress: dict, metric: float) -> None:
         """Saves a step; returns when the arrays are copied, and writes in the background.
 
         The arrays may be donated and `progress` may be changed at once after the call.
@@ -130,11 +131,11 @@ class Checkpoints:
         """
         progress = json.loads(json.dumps(progress))  # a snapshot: it is written in the background
         self.wait()
-        metric = float(metric) if math.isfinite(metric) else None
+        known_metric = float(metric) if math.isfinite(metric) else None
         latest = self.latest_step()
         if step == latest:
             with self._explained(f"cannot take step {step}", _DISK_REMEDY):
-                self._records.change(step, progress, metric)
+                self._records.change(step, progress, known_metric)
             return
         if latest is not None and step < latest:
             raise CheckpointError(
@@ -145,11 +146,11 @@ class Checkpoints:
         with self._explained(f"cannot take step {step}", _DISK_REMEDY):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._checkpointer.save(self._records.folder(step), args=items)
-        record = {"step": step, "metric": metric, "progress": progress, "table_rows": self._table_rows}
+        record = {"step": step, "metric": known_metric, "progress": progress, "table_rows": self._table_rows}
         self._records.found[step] = record
         self._saving = self._background.submit(self._finish, step)
 
-    def restore(self, step: int, params_like, rest_like) -> tuple:
+    def restore(self, step: int, params_like: Any, rest_like: Any) -> tuple:
         """Reads a whole step.
 
         Args:
@@ -168,7 +169,7 @@ class Checkpoints:
         items = self._restore(step, {"params": params_like, "rest": rest_like})
         return items["params"], items["rest"], self.read_progress(step)
 
-    def restore_params(self, step: int, params_like):
+    def restore_params(self, step: int, params_like: Any) -> Any:
         """Reads the parameters alone; the files of the optimiser are not touched. See `restore`."""
         return self._restore(step, {"params": params_like})["params"]
 
@@ -257,12 +258,12 @@ class Checkpoints:
         if step not in steps:
             raise CheckpointError(f"{self.directory} holds no checkpoint of step {step}, only of {steps}.")
 
-    def _step_explained(self, step: int):
+    def _step_explained(self, step: int) -> contextlib.AbstractContextManager[None]:
         remedy = f"Remove {self._records.folder(step)} to go on with the other steps."
         return self._explained(f"has a damaged step {step}", remedy)
 
     @contextlib.contextmanager
-    def _explained(self, what: str, remedy: str):
+    def _explained(self, what: str, remedy: str) -> Iterator[None]:
         # Damage surfaces from Orbax, TensorStore, json and the file system as every kind of exception.
         try:
             yield
@@ -279,12 +280,12 @@ def checkpoint_directory(workdir: str | os.PathLike) -> epath.Path:
     return directory if directory.is_absolute() else directory.resolve()
 
 
-def _target(leaf) -> jax.ShapeDtypeStruct:
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     # Without a sharding, Orbax would ask for the devices that the step was saved on, which may not be here.
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _is_worth_showing(record) -> bool:
+def _is_worth_showing(record: LogRecord) -> bool:
     # Orbax logs 70 lines a save at level INFO; what it logs with a traceback, it raises, too.
     return "orbax/checkpoint" not in record.pathname or (record.levelno >= WARNING and not record.exc_info)

@@ -85,7 +85,7 @@ def find_damage(folder: epath.Path, record: dict, item: str | None = None) -> st
 
 
 def _file_names(folder: epath.Path, prefix: str) -> list[str]:
-    names = []
+    names: list[str] = []
     for path in folder.iterdir():
         name = prefix + path.name
         names += _file_names(path, f"{name}/") if path.is_dir() else [name]

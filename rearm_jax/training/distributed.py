@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,7 +80,7 @@ def abandon(code: int) -> int:
     return code
 
 
-def first_only(action: Callable, *args) -> None:
+def first_only(action: Callable, *args: Any) -> None:
     """Process 0 runs action(*args); no process returns before it is done."""
     if is_first():
         action(*args)

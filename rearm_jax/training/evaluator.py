@@ -1,5 +1,7 @@
 """Full ranking of a split with a model: one forward pass, then all items for every user of the split."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from rearm_jax.evaluation.ranking import UserBlocks, make_blocks, rank_items, ra
 from rearm_jax.experiment import Experiment
 from rearm_jax.graphs.build import Graphs
 from rearm_jax.models.representations import Representations
-from rearm_jax.training.parallel import Shard, replicate
+from rearm_jax.training.parallel import RowShard, Shard, replicate
 from rearm_jax.training.placement import run_parallel
 
 
@@ -30,8 +32,8 @@ class Evaluator:
             blocks = make_blocks(np.unique(pairs[:, 0]), seen, settings.block_size, num_devices)
             self._splits[split] = (replicate(blocks), blocks.users, group_by_user(pairs, dataset.num_users))
 
-        def rank(shard: Shard, params, graphs, blocks):
-            out = experiment.model.apply(
+        def rank(shard: Shard, params: dict, graphs: Graphs, blocks: UserBlocks) -> jax.Array:
+            out: Any = experiment.model.apply(
                 {"params": params}, graphs, train=False, user_rows=shard.users, item_rows=shard.items
             )
             if shard.by_row:
@@ -69,7 +71,8 @@ def _rank_by_row(shard: Shard, out: Representations, blocks: UserBlocks, k: int)
     Returns:
       int32 (num_blocks, block, k), as `rank_items` has it.
     """
-    first, held = shard.items.first_row, out.items.shape[0]
+    mine_rows = cast(RowShard, shard.items)
+    first, held = mine_rows.first_row, out.items.shape[0]
 
     def rank_block(block: UserBlocks) -> jax.Array:
         users = shard.users.lookup(lambda places: out.users[places], block.users)
@@ -80,7 +83,7 @@ def _rank_by_row(shard: Shard, out: Representations, blocks: UserBlocks, k: int)
             excluded_rows=jnp.where(is_held, block.excluded_rows, len(block.users)),  # out of bounds: dropped
             excluded_items=jnp.where(is_held, excluded, 0),
         )
-        items, scores = rank_scores(jnp.where(shard.items.is_row, scores, -jnp.inf), mine, min(k, held))
+        items, scores = rank_scores(jnp.where(mine_rows.is_row, scores, -jnp.inf), mine, min(k, held))
         items = jnp.where(items >= 0, items + first, -1)
         # Equal scores keep the order of the devices, which is that of the items.
         all_items, all_scores = shard.gather(items.T).T, shard.gather(scores.T).T

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def check_state(state: TrainState) -> None:
 
 
 @jax.jit
-def _is_finite(tree):
+def _is_finite(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 

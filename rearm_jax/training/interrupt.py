@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from types import FrameType
 
 from absl import logging
 
@@ -19,7 +20,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     """Turns the first SIGINT or SIGTERM into a request; a second SIGINT kills the process at once, as SIGKILL would."""
     request = StopRequest()
 
-    def handle(number, frame):
+    def handle(number: int, frame: FrameType | None) -> None:
         request.signal = number
         # Not KeyboardInterrupt, which would wait for a device call to return, and for a save to be written.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -40,7 +41,7 @@ def quit_on_interrupt() -> Iterator[None]:
     A KeyboardInterrupt that arises in a callback of jax is printed and lost, and the run goes on.
     """
 
-    def handle(number, frame):
+    def handle(number: int, frame: FrameType | None) -> None:
         os.write(2, b"interrupted\n")
         os._exit(130)
 

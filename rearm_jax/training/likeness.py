@@ -1,9 +1,11 @@
 """Whether the arrays of a checkpoint are those that a model expects: names, shapes and dtypes."""
 
+from typing import Any
+
 import jax
 
 
-def tree_differences(stored, expected) -> list[str]:
+def tree_differences(stored: Any, expected: Any) -> list[str]:
     """One sentence for each leaf that is missing or has another shape or dtype.
 
     Args:
@@ -20,7 +22,7 @@ def tree_differences(stored, expected) -> list[str]:
     return differences
 
 
-def _signatures(tree) -> dict[str, str]:
+def _signatures(tree: Any) -> dict[str, str]:
     # "params/dense/kernel" -> "float32(3, 4)". Orbax stores a typed key as its data.
     signatures = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

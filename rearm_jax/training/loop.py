@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -16,7 +17,6 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
-from rearm_jax.evaluation.baselines import most_popular_metrics, random_metrics
 from rearm_jax.experiment import Experiment
 from rearm_jax.graphs.build import Graphs
 from rearm_jax.training.checkpoint import Checkpoints
@@ -33,10 +33,11 @@ from rearm_jax.training.placement import (
     table_rows,
 )
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import PARTS, TrainState, draw_order, steps_per_epoch, train_steps
-from rearm_jax.training.writer import RunWriter, versions
+from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
 CALL_SECONDS = 4.0
@@ -88,7 +89,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, state_like(experiment).params)
-            result = evaluate(params, "valid") | evaluate(params, "test") | _report(experiment, progress)
+            result = evaluate(params, "valid") | evaluate(params, "test") | describe_run(experiment, progress)
             result |= {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
@@ -128,7 +129,7 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
         return first_state(experiment), Progress(experiment.dataset.content_hash)
 
     like = state_like(experiment)
-    params, rest, saved = checkpoints.restore(step, like.params, _rest(like))
+    params, rest, saved = checkpoints.restore(step, like.params, like.rest())
     try:
         progress = Progress(**saved)
     except TypeError as error:
@@ -157,9 +158,11 @@ def compile_steps(experiment: Experiment, graphs: Graphs) -> Callable:
     steps = functools.partial(train_steps, model.apply, experiment.tx, config.loss, config.batch_size)
     run = run_parallel(experiment, steps, donate=0)
     draw = run_parallel(experiment, functools.partial(draw_order, num_interactions, config.batch_size))
-    drawn = {}  # the order of the epoch under way: sorting millions of numbers again for every call would take longer
+    drawn: dict[
+        int, jax.Array
+    ] = {}  # the order of the epoch under way: sorting millions of numbers again for every call would take longer
 
-    def run_steps(state: TrainState, num_steps: int):
+    def run_steps(state: TrainState, num_steps: int) -> tuple[TrainState, dict, dict]:
         epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
         if epoch not in drawn:
             drawn.clear()
@@ -167,6 +170,13 @@ def compile_steps(experiment: Experiment, graphs: Graphs) -> Callable:
         return run(state, graphs, sampler, drawn[epoch], np.int32(num_steps))
 
     return run_steps
+
+
+def stopping_value(metrics: Mapping[str, float], config: ConfigDict) -> float:
+    """The validation metric that early stopping and the best checkpoint go by; `metrics` are those of "valid"."""
+    value = metrics[f"valid/{config.evaluation.metric}"]
+    # The published system compares the metric as it prints it, with four decimals.
+    return round(value, 4) if config.protocol == "reference" else value
 
 
 def _run_epoch(
@@ -233,9 +243,7 @@ def _end_epoch(
     values |= evaluate(state.params, "valid")
     progress.seconds += time.perf_counter() - start
     check_numbers(values, step)
-    value = values[f"valid/{config.evaluation.metric}"]
-    # The published system compares the metric as it prints it, with four decimals.
-    value = round(value, 4) if config.protocol == "reference" else value
+    value = stopping_value(values, config)
     progress.observe(value)
     if writer:
         writer.write(step, {"epoch": progress.epoch} | values)
@@ -275,41 +283,11 @@ def _disk_explained(workdir: str) -> Iterator[None]:
         ) from error
 
 
-def _check_data(experiment: Experiment, content_hash: str, folder) -> None:
+def _check_data(experiment: Experiment, content_hash: str, folder: str | os.PathLike) -> None:
     here = experiment.dataset.content_hash
     if content_hash != here:
         raise CheckpointError(f"{folder} was trained on other data: its hash {content_hash}, here {here}")
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, progress: Progress, metric: float) -> None:
-    checkpoints.save(int(state.step), state.params, _rest(state), dataclasses.asdict(progress), metric)
-
-
-def _rest(state: TrainState) -> dict:
-    """What a checkpoint keeps beside the parameters."""
-    return {"opt_state": state.opt_state, "step": state.step, "key": state.key}
-
-
-def _report(experiment: Experiment, progress: Progress) -> dict:
-    """What result.json tells beside the metrics."""
-    config, dataset = experiment.config, experiment.dataset
-    ks = tuple(config.evaluation.ks)
-    yardsticks = {}
-    for name, metrics in (("most_popular", most_popular_metrics), ("random", random_metrics)):
-        for split in ("valid", "test"):
-            values = metrics(dataset, split, ks, block_size=config.evaluation.block_size)
-            yardsticks.setdefault(name, {}).update({f"{split}/{key}": value for key, value in values.items()})
-    return {
-        "model": config.model.name,
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epoch,
-        "seed": config.seed,
-        "protocol": config.protocol,
-        "content_hash": dataset.content_hash,
-        "split_hash": dataset.split_hash,
-        "seconds": progress.seconds,
-        "steps_per_second": progress.timed_steps / progress.step_seconds if progress.step_seconds else None,
-        "devices": [device.device_kind for device in jax.devices()],
-        "versions": versions(),
-        "yardsticks": yardsticks,
-    }
+    checkpoints.save(int(state.step), state.params, state.rest(), dataclasses.asdict(progress), metric)

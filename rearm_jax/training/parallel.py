@@ -69,7 +69,7 @@ class RowShard(WholeTable):
     def mean(self, table: jax.Array) -> jax.Array:
         return jax.lax.psum(jnp.sum(jnp.where(self.is_row[:, None], table, 0), axis=0), AXIS) / self.total
 
-    def _read_held(self, read, ids):
+    def _read_held(self, read: Callable[[jax.Array], Any], ids: jax.Array) -> Any:
         place = ids - self.first_row
         held = self.num_held(self.total)
         is_held = (place >= 0) & (place < held)
@@ -143,12 +143,12 @@ def data_parallel(fn: Callable, donate: int | None = None) -> Callable:
     count = jax.device_count()
     places = np.zeros(jax.local_device_count(), np.int32)
 
-    def on_device(_, *args):
+    def on_device(_: jax.Array, *args: Any) -> Any:
         return fn(Shard(jax.lax.axis_index(AXIS), count, AXIS), *args)
 
-    compiled = {}
+    compiled: dict[int, Callable] = {}
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         if len(args) not in compiled:
             compiled[len(args)] = jax.pmap(
                 on_device,
@@ -182,7 +182,7 @@ def row_parallel(fn: Callable, counts: RowCounts, example: tuple, donate: int | 
     count = jax.device_count()
     in_specs = jax.tree.map(_spec, tuple(example))
 
-    def on_device(*args):
+    def on_device(*args: Any) -> Any:
         index = jax.lax.axis_index(AXIS)
         tables = [RowShard(total, index, count) for total in counts]
         results = fn(Shard(index, count, AXIS, *tables), *args)
@@ -196,7 +196,7 @@ def row_parallel(fn: Callable, counts: RowCounts, example: tuple, donate: int | 
         check_vma=False,
     )
 
-    def whole(*args):
+    def whole(*args: Any) -> Any:
         if donate is None:
             return mapped(*args)
         first, rest = mapped(*args)
@@ -214,11 +214,11 @@ def place_rows(tree: Any) -> Any:
     """Cuts every array of the tree into equal runs of rows, zeros behind the last, and puts each on its device."""
     sharding = jax.sharding.NamedSharding(_mesh(), _BY_ROW)
 
-    def place(x):
+    def place(x: Any) -> jax.Array:
         x = np.asarray(x)
         held = -(-len(x) // jax.device_count())
 
-        def run(index):
+        def run(index: Any) -> np.ndarray:
             start = index[0].start or 0
             rows = x[start : start + held]
             return np.pad(rows, ((0, held - len(rows)),) + ((0, 0),) * (x.ndim - 1))
@@ -235,7 +235,7 @@ def sharded_like(tree: Any) -> Any:
       tree: of arrays or jax.ShapeDtypeStruct with the tables' true numbers of rows.
     """
 
-    def like(path, x):
+    def like(path: tuple, x: Any) -> jax.ShapeDtypeStruct:
         if not is_table(path):
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.NamedSharding(_mesh(), _REPLICATED))
         rows = -(-x.shape[0] // jax.device_count()) * jax.device_count()
@@ -254,14 +254,14 @@ def unpadded(tree: Any, table_rows: Mapping[str, int]) -> Any:
       table_rows: first word of a table's name ("user", "item") -> its true rows; other tables stay as they are.
     """
 
-    def like(path, x):
+    def like(path: tuple, x: Any) -> Any:
         rows = table_rows.get(path[-1].key.split("_")[0]) if is_table(path) else None
         return x if rows is None else jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
 
     return jax.tree_util.tree_map_with_path(like, tree)
 
 
-def _spec(x) -> jax.sharding.PartitionSpec:
+def _spec(x: Any) -> jax.sharding.PartitionSpec:
     sharding = getattr(x, "sharding", None)
     return sharding.spec if isinstance(sharding, jax.sharding.NamedSharding) else _REPLICATED
 

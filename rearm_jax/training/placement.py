@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,9 +43,9 @@ def run_parallel(experiment: Experiment, fn: Callable, donate: int | None = None
     """
     if experiment.config.parallel == "data":
         return data_parallel(fn, donate)
-    compiled = {}
+    compiled: dict[int, Callable] = {}
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         if len(args) not in compiled:
             compiled[len(args)] = row_parallel(fn, row_counts(experiment), args, donate)
         return compiled[len(args)](*args)

@@ -130,7 +130,8 @@ class Records:
     def _to_keep(self) -> set[int]:
         """The latest two steps, and the best of all but the latest: the state of the run before it."""
         steps = sorted(self.found)
-        return {*steps[-2:], self._best(steps[:-1])} - {None}
+        best = self._best(steps[:-1])
+        return {*steps[-2:], *([] if best is None else [best])}
 
     def _best(self, steps: Iterable[int]) -> int | None:
         metrics = {step: self.found[step]["metric"] for step in steps}

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -54,19 +55,19 @@ def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 def clear_run_folder(workdir: str | os.PathLike) -> None:
     """Deletes the files of a run, and nothing else that may lie in the folder."""
-    workdir = epath.Path(workdir)
-    directory = checkpoint_directory(workdir)
+    folder = epath.Path(workdir)
+    directory = checkpoint_directory(folder)
     if directory.exists():
         directory.rmtree()
-    for path in (workdir / CONFIG_FILE, workdir / RESULT_FILE, workdir / METRICS_FILE, *workdir.glob(EVENTS_PATTERN)):
+    for path in (folder / CONFIG_FILE, folder / RESULT_FILE, folder / METRICS_FILE, *folder.glob(EVENTS_PATTERN)):
         path.unlink(missing_ok=True)
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Creates the folder and saves the resolved config in it."""
-    workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    replace_file(workdir / CONFIG_FILE, to_json(config) + "\n")
+    folder = epath.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / CONFIG_FILE, to_json(config) + "\n")
 
 
 def read_result(workdir: str | os.PathLike) -> dict | None:
@@ -92,7 +93,7 @@ def write_result(workdir: str | os.PathLike, result: Mapping) -> None:
     write_json(epath.Path(workdir) / RESULT_FILE, dict(result))
 
 
-def _field(config: ConfigDict, name: str):
+def _field(config: ConfigDict, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config

@@ -1,6 +1,6 @@
 """Epochs and negatives, drawn on the device: every interaction once an epoch, negatives exactly uniform."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,14 @@ class Sampler(NamedTuple):
     """The train interactions, and for each user the items that are never a negative.
 
     Sharded by row (`cut_sampler`), a device holds a run of the interactions, and the excluded items of its users.
+    On the host these are numpy arrays.
     """
 
-    users: jax.Array  # int32 (n,)
-    items: jax.Array  # int32 (n,)
-    indptr: jax.Array  # int32 (num_users + 1,)
-    excluded: jax.Array  # int32 (m,), sorted within each user
-    num_items: jax.Array  # int32 ()
+    users: jax.Array | Any  # int32 (n,)
+    items: jax.Array | Any  # int32 (n,)
+    indptr: jax.Array | Any  # int32 (num_users + 1,)
+    excluded: jax.Array | Any  # int32 (m,), sorted within each user
+    num_items: jax.Array | Any  # int32 ()
 
 
 class Batch(NamedTuple):
@@ -127,13 +128,13 @@ def draw_negatives(
       int32 (b,) items, and bool (b,), False for users without a free item (their item means nothing).
     """
 
-    def draw(users):
+    def draw(users: jax.Array) -> tuple[jax.Array, jax.Array]:
         start = sampler.indptr[users]
         count = sampler.indptr[users + 1] - start
         free = sampler.num_items - count
         rank = jax.random.randint(key, users.shape, 0, jnp.maximum(free, 1), jnp.int32)
 
-        def halve(_, bounds):
+        def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = bounds
             middle = (low + high) // 2
             entry = sampler.excluded[jnp.minimum(start + middle, sampler.excluded.shape[0] - 1)]

@@ -1,7 +1,7 @@
 """One optimiser step, and many of them in one device call."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,12 @@ class TrainState(NamedTuple):
 
     params: dict
     opt_state: optax.OptState
-    step: jax.Array  # int32 (), optimiser steps done
+    step: jax.Array | Any  # int32 (), optimiser steps done
     key: jax.Array  # uint32 key data of the root key, constant; each step folds its number in
+
+    def rest(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the parameters, `TrainState(params, **rest)`."""
+        return {"opt_state": self.opt_state, "step": self.step, "key": self.key}
 
 
 def steps_per_epoch(num_interactions: int, batch_size: int) -> int:
@@ -88,17 +92,20 @@ def loss_share(
         parts["contrastive"] = config.contrastive_weight / len(pairs) * loss
     if pairs and config.orthogonal_weight:
         modal_positives = [view[: len(batch.positives)] for view in modal_items]
-        nodes = (modal_users, modal_positives)
-        loss = sum(orthogonal_loss(views[a], views[b], batch.mask) for views in nodes for a, b in pairs)
+        modal_rows = (modal_users, modal_positives)
+        loss = sum(orthogonal_loss(views[a], views[b], batch.mask) for views in modal_rows for a, b in pairs)
         parts["orthogonal"] = config.orthogonal_weight / len(pairs) / shard.count * loss
     if config.l2_weight:
         rows = shard.users.take(out.user_ids, mine.users), *jnp.split(shard.items.take(out.item_ids, mine_items), 2)
         squares = sum(jnp.sum(row**2, axis=1) for row in rows)
         parts["l2"] = config.l2_weight / 2 * jnp.sum(weights * squares)
-    return sum(parts.values()), parts
+    total: Any = sum(parts.values())
+    return total, parts
 
 
-def _contrastive_share(first, second, ids, mask, temperature, shard):
+def _contrastive_share(
+    first: jax.Array, second: jax.Array, ids: jax.Array, mask: jax.Array, temperature: float, shard: Shard
+) -> jax.Array:
     """The contrastive loss over the unique ids of the batch, this device's rows of it as anchors."""
     # The place of an id among the sorted ones stands for it: `first_occurrence` takes memory by the largest id.
     labels = jnp.searchsorted(jnp.sort(ids), ids)
@@ -126,7 +133,7 @@ def train_step(
     key = jax.random.fold_in(_stream(state, _STEP_STREAM), state.step)
     dropout_key = jax.random.fold_in(key, 1)
 
-    def share(params):
+    def share(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         return loss_share(apply, config, params, graphs, batch, dropout_key, shard)
 
     (loss, parts), grads = jax.value_and_grad(share, has_aux=True)(state.params)
@@ -182,11 +189,11 @@ def train_steps(
     first = state.step - state.step % steps_per_epoch(len(order), batch_size)
     zeros = {name: jnp.float32(0) for name in ("loss", *PARTS, "grad_norm")}
 
-    def unfinished(carry):
+    def unfinished(carry: tuple) -> jax.Array:
         done, finite, *_ = carry
         return (done < num_steps) & finite
 
-    def body(carry):
+    def body(carry: tuple) -> tuple:
         done, _, state, sums, _ = carry
         key = jax.random.fold_in(jax.random.fold_in(_stream(state, _STEP_STREAM), state.step), 0)
         batch = draw_batch(sampler, order, (state.step - first) * batch_size, key, batch_size, shard)

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -58,7 +59,7 @@ class RunWriter:
     def __enter__(self) -> "RunWriter":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def write(self, step: int, values: dict) -> None:
@@ -117,7 +118,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     return _parse(path, path.read_bytes()) if path.exists() else []
 
 
-def write_json(path: str | os.PathLike, value) -> None:
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` (what `to_json` takes) as indented JSON, all or nothing: a reader never sees half a file."""
     replace_file(epath.Path(path), json.dumps(to_json(value), indent=2) + "\n")
 
@@ -134,7 +135,7 @@ def replace_file(path: epath.Path, text: str) -> None:
     temporary.replace(path)
 
 
-def to_json(value):
+def to_json(value: Any) -> Any:
     """The same value in what JSON has: dict (keys as text), list, text, number, bool, None.
 
     Takes nested dicts, lists and tuples, and numpy and jax numbers and arrays. NaN and the infinities become None.
@@ -166,7 +167,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _number(name: str, value) -> int | float:
+def _number(name: str, value: Any) -> int | float:
     value = value.item() if getattr(value, "shape", None) == () else value
     if not isinstance(value, (bool, int, float)):
         raise ValueError(f"{name} is {value!r}, not one number")

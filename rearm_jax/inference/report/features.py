@@ -139,7 +139,7 @@ def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(model: REARM, params: Mapping, graphs: Graphs, sample: jax.Array):
+def _forward(model: REARM, params: Mapping, graphs: Graphs, sample: jax.Array) -> tuple:
     """Features of users and items, kind by kind; inputs of self- and of cross-attention for the items in `sample`."""
     num_modalities = len(model.feature_widths)
     projections = [f"item_{name}_projection" for name, _ in model.feature_widths]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -125,14 +126,14 @@ def _curve(records: Sequence[Mapping], name: str) -> tuple[np.ndarray, np.ndarra
     return epochs, values
 
 
-def _losses(axes, curves, best: int) -> None:
+def _losses(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     _curves(axes, curves, best)
     axes.set(title="Loss", ylabel="loss, mean over an epoch", yscale="log")
     _plain_ticks(axes.yaxis, "{:g}".format)
     _legend_above(axes)
 
 
-def _metrics(axes, curves, best: int) -> None:
+def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     _curves(axes, curves, best)
     axes.annotate(
         f"best: {best}", (best, 0), (-4, 4), ("data", "axes fraction"), "offset points", ha="right", color=MUTED
@@ -142,7 +143,7 @@ def _metrics(axes, curves, best: int) -> None:
     _legend_above(axes)
 
 
-def _curves(axes, curves, best: int) -> None:
+def _curves(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     for (name, (epochs, values)), colour, dash in zip(curves.items(), SERIES, DASHES, strict=False):
         axes.plot(epochs, values, color=colour, linestyle=dash, label=name, marker="o" if len(epochs) < 5 else None)
@@ -150,7 +151,7 @@ def _curves(axes, curves, best: int) -> None:
     axes.set_xlabel("epoch")
 
 
-def _scatter(axes, title, embedding: Embedding) -> None:
+def _scatter(axes: Any, title: str, embedding: Embedding) -> None:
     for (kind, points), colour, marker in zip(embedding.points.items(), SERIES, MARKERS, strict=False):
         axes.plot(*points.T, marker, color=colour, markersize=3.2, markeredgewidth=0, alpha=0.75, label=kind)
     axes.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[], aspect="equal")
@@ -161,7 +162,7 @@ def _scatter(axes, title, embedding: Embedding) -> None:
     _legend_above(axes, markerscale=2)
 
 
-def _estimates(axes, title, x_label, y_label, groups: Sequence[Group], model: str) -> None:
+def _estimates(axes: Any, title: str, x_label: str, y_label: str, groups: Sequence[Group], model: str) -> None:
     places = np.arange(len(groups))
     for field, label, colour, marker, shift in (
         ("model", model, BLUE, "o", -0.08),
@@ -192,7 +193,9 @@ def _named(blocks: Sequence[AttentionBlock], field: str) -> dict[str, np.ndarray
     return {block.name: getattr(block, field) for block in blocks}
 
 
-def _ranges(axes, title, x_label, before, after) -> None:
+def _ranges(
+    axes: Any, title: str, x_label: str, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> None:
     for row, name in enumerate(after):
         for values, colour, face, shift, marker in (
             (before[name], MUTED, PAPER, -0.16, "s"),
@@ -224,7 +227,7 @@ def _ranges(axes, title, x_label, before, after) -> None:
     _legend_above(axes)
 
 
-def _survival(axes, title, x_label, degrees: Mapping[str, np.ndarray]) -> None:
+def _survival(axes: Any, title: str, x_label: str, degrees: Mapping[str, np.ndarray]) -> None:
     for (name, counts), colour, dash in zip(degrees.items(), SERIES, DASHES, strict=False):
         values, sizes = np.unique(counts, return_counts=True)
         shares = np.cumsum(sizes[::-1])[::-1] / len(counts)
@@ -238,10 +241,10 @@ def _survival(axes, title, x_label, degrees: Mapping[str, np.ndarray]) -> None:
     _legend_above(axes)
 
 
-def _plain_ticks(axis, text: Callable[[float], str]) -> None:
+def _plain_ticks(axis: Any, text: Callable[[float], str]) -> None:
     """Labels of a logarithmic axis without powers; also at 2 and 5 where it spans little more than a decade."""
 
-    def minor(value: float, _) -> str:
+    def minor(value: float, _: int) -> str:
         low, high = axis.get_view_interval()
         leading = round(value / 10 ** math.floor(math.log10(value)))
         return text(value) if high / low < 30 and leading in (2, 5) else ""
@@ -250,7 +253,7 @@ def _plain_ticks(axis, text: Callable[[float], str]) -> None:
     axis.set_minor_formatter(minor)
 
 
-def _legend_above(axes, **settings) -> None:
+def _legend_above(axes: Any, **settings: Any) -> None:
     """A key in one row, between title and axes."""
     legend = axes.legend(
         loc="lower left",
