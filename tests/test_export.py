@@ -145,7 +145,7 @@ def test_the_readme_tells_shapes_metrics_and_versions(trained, folder):
 def test_without_faiss_there_is_no_index(trained, tmp_path, monkeypatch, caplog):
     real = export.importlib.util.find_spec
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "faiss" else real(name))
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "absl")
     unfinished = dataclasses.replace(trained, workdir=str(tmp_path))
     export_run(unfinished, tmp_path / "out")
     assert not (tmp_path / "out" / "items.faiss").exists()
