@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from ml_collections import ConfigDict
 
 from configs import demo
@@ -16,6 +17,15 @@ def pytest_configure(config):
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """A compiled program holds memory mappings, of which Linux gives a process 65,530: in the end jax would crash."""
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 def tiny_config(**changes) -> ConfigDict:
