@@ -169,10 +169,11 @@ def _recommend() -> int:
 
 
 def _export() -> int:
-    out = _OUT.value or os.path.join(_run_folder(), "export")
-    run_config(_run_folder(), _CONFIG.value)  # where there is no run, that is what is wrong, and not the folder
+    workdir = _run_folder()
+    config = run_config(workdir, _CONFIG.value)  # a folder without a run is named before the export's place in it
+    out = _OUT.value or os.path.join(workdir, "export")
     check_export(out)
-    trained = load_trained(_run_folder(), _CONFIG.value)
+    trained = load_trained(workdir, config)
     with _unwound_by_interrupt():
         export_run(trained, out)
     return 0
