@@ -73,6 +73,27 @@ def test_every_block_size_gives_the_sorted_list(integer_case, block_size, num_de
     assert (items[users == 5] >= 0).sum() == 2
 
 
+@pytest.mark.parametrize("num_items", [16 * 8 * 3 - 1, 16 * 8 * 3, 500, 1000])
+def test_many_items_give_the_sorted_list(num_items):
+    """Enough items for the ranking by groups, which start at 384 for lists of 3; ties everywhere, also across groups."""
+    rng = np.random.default_rng(num_items)
+    user_vectors = rng.integers(-1, 2, (9, 3)).astype(np.float32)
+    user_vectors[8] = -0.0  # all scores are 0 or -0.0
+    item_vectors = rng.integers(-2, 3, (num_items, 3)).astype(np.float32)
+    item_vectors[7] = np.nan
+    # User 2 has seen everything, user 3 all but one item of the first group and one of the last, short one.
+    excluded = {(u, int(i)) for u in range(9) for i in rng.choice(num_items, num_items // 3, replace=False)}
+    excluded |= {(2, i) for i in range(num_items)} | {(3, i) for i in range(num_items)} | {(u, 7) for u in range(9)}
+    excluded -= {(3, 5), (3, num_items - 1)}
+    items, scores = rank(user_vectors, item_vectors, range(9), excluded, 3, 4)
+    dense = user_vectors @ item_vectors.T
+    expected = brute_force(dense, excluded, range(9), 3)
+    np.testing.assert_array_equal(items, expected)
+    assert (items[2] == -1).all()
+    assert sorted(items[3]) == [-1, 5, num_items - 1]
+    np.testing.assert_array_equal(scores[items >= 0], np.take_along_axis(dense, expected, axis=1)[items >= 0])
+
+
 def test_float_scores_do_not_depend_on_the_block_size():
     rng = np.random.default_rng(2)
     user_vectors, item_vectors = (rng.normal(size=(n, 48)).astype(np.float32) for n in (37, 60))
@@ -108,6 +129,13 @@ def test_nan_is_never_recommended():
     items, scores = rank(np.ones((2, 1), np.float32), item_vectors, range(2), {(1, 2)}, 3, 2)
     assert [sorted(row) for row in items.tolist()] == [[-1, 0, 2], [-1, -1, 0]]
     assert np.isnan(scores).any(axis=1).all()
+
+
+def test_nan_is_never_recommended_among_many_items():
+    item_vectors = np.linspace(0, 1, 700, dtype=np.float32)[:, None]
+    item_vectors[[20, 650]] = np.nan
+    items, _ = rank(np.ones((2, 1), np.float32), item_vectors, range(2), {(1, 20), (1, 698)}, 4, 2)
+    assert items.tolist() == [[-1, -1, 699, 698], [-1, 699, 697, 696]]
 
 
 def test_nothing_excluded():

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_GROUP = 16  # neighbouring items that `_best_of_groups` first looks at as one
+
 
 class UserBlocks(NamedTuple):
     """Users to rank, in blocks of equal size, with the items that each block must leave out.
@@ -141,8 +143,34 @@ def rank_scores(scores: jax.Array, block: UserBlocks, k: int) -> tuple[jax.Array
     num_items = scores.shape[1]
     if not 1 <= k <= num_items:
         raise ValueError(f"k must be between 1 and the number of items, {num_items}, got {k}")
-    scores = jnp.where(scores == 0, 0.0, scores)  # top_k orders -0.0 below 0.0; they are equal scores, hence a tie
     scores = scores.at[block.excluded_rows, block.excluded_items].set(-jnp.inf, mode="drop")
-    top_scores, items = jax.lax.top_k(scores, k)  # stable: equal scores come in the order of their ids
+    # Measured on a CPU with 2,000 to 23,000 items: from here on, groups are faster.
+    in_groups = num_items >= 8 * k * _GROUP
+    top_scores, items = _best_of_groups(scores, k) if in_groups else jax.lax.top_k(_without_sign(scores), k)
     is_candidate = (top_scores > -jnp.inf) & (block.users >= 0)[:, None]  # False for NaN
     return jnp.where(is_candidate, items, -1), top_scores
+
+
+def _best_of_groups(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """What `jax.lax.top_k` of every row returns, with most entries only compared with their neighbours.
+
+    Of two groups, the one with the greater maximum is better, of equal ones the first. An entry outside the k best groups
+    is not among the k best entries: the maxima of those groups all come before it. So only they are ranked.
+    """
+    block, num_items = scores.shape
+    # Keeps the compiler from fusing the exclusion into each of the two readers.
+    scores = jax.lax.optimization_barrier(scores)
+    whole = num_items // _GROUP * _GROUP
+    maxima = [_without_sign(scores[:, :whole]).reshape(block, -1, _GROUP).max(axis=2)]
+    if whole < num_items:
+        maxima.append(_without_sign(scores[:, whole:]).max(axis=1, keepdims=True))
+    _, groups = jax.lax.top_k(jnp.concatenate(maxima, axis=1), k)
+    items = (jnp.sort(groups, axis=1)[:, :, None] * _GROUP + jnp.arange(_GROUP)).reshape(block, -1)
+    candidates = jnp.take_along_axis(scores, items, axis=1, mode="fill", fill_value=-jnp.inf)
+    top_scores, places = jax.lax.top_k(_without_sign(candidates), k)
+    return top_scores, jnp.take_along_axis(items, places, axis=1)
+
+
+def _without_sign(scores: jax.Array) -> jax.Array:
+    """-0.0 as 0.0: top_k orders -0.0 below 0.0, but they are equal scores, hence a tie."""
+    return jnp.where(scores == 0, 0.0, scores)

@@ -18,6 +18,9 @@ from rearm_jax.graphs import adjacency as whole
 from rearm_jax.graphs.adjacency import Adjacency
 
 
+_PART_COLUMNS = 64  # that go round the ring together, at most
+
+
 @flax.struct.dataclass
 class Blocks:
     """The blocks of D devices: row `device * D + step` of each array is the block that a device meets at a step.
@@ -124,23 +127,37 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
-    num_devices, num_held = blocks.data.shape[0], x.shape[0]
-    to_previous = [(device, (device - 1) % num_devices) for device in range(num_devices)]
+    # In parts of columns, each replaced by its product: what visits, arrives and is added up is of one part alone.
+    width = max(w for w in range(1, _PART_COLUMNS + 1) if x.shape[1] % w == 0)
 
-    def product(step: jax.Array | int, visiting: jax.Array) -> jax.Array:
-        data, rows, columns = (part[step] for part in (blocks.data, blocks.rows, blocks.columns))
-        # Found anew for each product: kept, the row pointers of D blocks would take n numbers on every device.
-        indptr = jnp.searchsorted(rows, jnp.arange(num_held + 1, dtype=jnp.int32)).astype(jnp.int32)
-        matrix = BCOO((data, jnp.stack([rows, columns], axis=1)), shape=(num_held, num_held))
-        return whole.sparse_product(matrix, indptr, visiting)
+    def part(index: jax.Array, x: jax.Array) -> jax.Array:
+        columns = jax.lax.dynamic_slice_in_dim(x, index * width, width, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(x, _ring_part(blocks, columns, axis), index * width, axis=1)
+
+    return _product(blocks, 0, x) if blocks.data.shape[0] == 1 else jax.lax.fori_loop(0, x.shape[1] // width, part, x)
+
+
+def _ring_part(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
+    num_devices = blocks.data.shape[0]
+    to_previous = [(device, (device - 1) % num_devices) for device in range(num_devices)]
 
     def body(step: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         visiting, total = carry
         arriving = jax.lax.ppermute(visiting, axis, to_previous)  # first, so that it can overlap with the product
-        return arriving, total + product(step, visiting)
+        return arriving, total + _product(blocks, step, visiting)
 
-    visiting, total = jax.lax.fori_loop(0, num_devices - 1, body, (x, jnp.zeros_like(x)))
-    return total + product(num_devices - 1, visiting)
+    first = jax.lax.ppermute(x, axis, to_previous), _product(blocks, 0, x)
+    visiting, total = jax.lax.fori_loop(1, num_devices - 1, body, first)
+    return total + _product(blocks, num_devices - 1, visiting)
+
+
+def _product(blocks: Blocks, step: jax.Array | int, visiting: jax.Array) -> jax.Array:
+    num_held = visiting.shape[0]
+    data, rows, columns = (part[step] for part in (blocks.data, blocks.rows, blocks.columns))
+    # Found anew for each product: kept, the row pointers of D blocks would take n numbers on every device.
+    indptr = jnp.searchsorted(rows, jnp.arange(num_held + 1, dtype=jnp.int32)).astype(jnp.int32)
+    matrix = BCOO((data, jnp.stack([rows, columns], axis=1)), shape=(num_held, num_held))
+    return whole.sparse_product(matrix, indptr, visiting)
 
 
 def _cut(matrix: BCOO, owner: np.ndarray, place: np.ndarray, num_devices: int, num_held: int) -> Blocks:
