@@ -142,7 +142,8 @@ def predict_traffic(experiment: Experiment, num_devices: int) -> dict[str, float
     width = (1 + num_modalities) * d
     rows = model.num_layers * (held_users + held_items)
     rows += (model.num_user_layers * held_users + model.num_item_layers * held_items) * rearm
-    taken = width + (d + 2 * d * model.rank) * rearm + d * (config.loss.l2_weight > 0)
+    taken = width + d * rearm + d * (config.loss.l2_weight > 0)
+    knowledge = (1 + model.train_meta_projection) * d * rearm  # only a trained projection gets a gradient back
     coupled = num_modalities * d * (num_modalities > 1 and config.loss.contrastive_weight > 0)
     params = jax.eval_shape(lambda key: experiment.model.init(key, experiment.graphs, False), jax.random.key(0))
     leaves = [(jax.tree_util.keystr(path), x.size) for path, x in jax.tree_util.tree_leaves_with_path(params)]
@@ -150,7 +151,7 @@ def predict_traffic(experiment: Experiment, num_devices: int) -> dict[str, float
     small = sum(size for name, size in leaves if not any(word in name for word in ("_table", *frozen)))
     return {
         "propagation": 2 * (num_devices - 1) * 4 * width * rows,
-        "batch rows": share * 4 * 3 * padded * (2 * taken + 4 * coupled + 1),
+        "batch rows": share * 4 * 3 * padded * (2 * taken + knowledge + 4 * coupled + 1),
         "negatives": 2 * share * 4 * 4 * batch,
         "replicated parameters": 2 * share * 4 * (small + 8 * d * model.rank * rearm),
     }

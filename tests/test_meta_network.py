@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rearm_jax.models import representations
 from rearm_jax.models.meta_network import MetaNetwork
 
 N, D, RANK = 5, 4, 3
@@ -59,8 +60,10 @@ def assert_trees_close(found, expected):
     jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, atol=1e-6, rtol=1e-4), found, expected)
 
 
+@pytest.mark.parametrize("block_rows", [2, 5, 2048])
 @pytest.mark.parametrize(("num_modalities", "rows"), [(2, None), (2, [4, 0, 3, 3]), (1, [3]), (3, None)])
-def test_equals_the_dense_version(num_modalities, rows):
+def test_equals_the_dense_version(num_modalities, rows, block_rows, monkeypatch):
+    monkeypatch.setattr(representations, "_BLOCK_ROWS", block_rows)
     model, params = make(True, num_modalities)
     modal, embeddings = inputs(num_modalities)
     rows = None if rows is None else jnp.array(rows)
@@ -107,3 +110,18 @@ def test_frozen_projection_and_what_stands_before_it_get_no_gradient():
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves((expected.pop("projection"), expected_modal)))
     assert_trees_close(frozen, expected)
     np.testing.assert_allclose(embeddings, expected_embeddings, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 6, 7])
+def test_only_the_first_rows_are_summed(count, monkeypatch):
+    monkeypatch.setattr(representations, "_BLOCK_ROWS", 3)
+    table = np.random.default_rng(2).standard_normal((7, 2)).astype(np.float32)
+    table[count:] = np.inf  # whose transformation is NaN
+
+    def total(table):
+        return jnp.sum(representations.sum_rows(lambda x: jnp.exp(x) * jnp.cos(x), table, count))
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(table)
+    used = table[:count].astype(np.float64)
+    np.testing.assert_allclose(value, np.sum(np.exp(used) * np.cos(used)), atol=1e-5)
+    np.testing.assert_allclose(gradient[:count], np.exp(used) * (np.cos(used) - np.sin(used)), atol=1e-5)

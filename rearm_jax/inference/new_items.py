@@ -18,7 +18,7 @@ so short that they never reach a list beside items of the catalogue.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -133,8 +133,8 @@ class _Catalogue(WholeTable):
     def __init__(self, num_items: int):
         self._num_items = num_items
 
-    def mean(self, table: jax.Array) -> jax.Array:
-        return jnp.mean(table[: self._num_items], axis=0)
+    def mean(self, transform: Callable[[jax.Array], jax.Array], table: jax.Array) -> jax.Array:
+        return super().mean(transform, table[: self._num_items])
 
 
 def _semantic_rows(

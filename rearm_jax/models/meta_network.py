@@ -1,6 +1,7 @@
 """The meta-network: distils what the modalities share into a transformation of each node's ID embedding."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -79,8 +80,8 @@ class MetaNetwork(nn.Module):
 
     Call with the nodes' modal features float (n, M d), their propagated ID embeddings float (n, d), `rows`, int (b,)
     or None: the nodes whose shared features are wanted, and how the rows of the nodes are reached. Returns float32
-    (b, d), or (n, d) without rows. Only the mean of the transformations needs every node; softmax and products are
-    computed for the rows.
+    (b, d), or (n, d) without rows. Only the mean of the transformations needs every node; each node's own, softmax and
+    products are computed for the rows.
     """
 
     rank: int
@@ -97,8 +98,10 @@ class MetaNetwork(nn.Module):
             knowledge = jax.lax.stop_gradient(knowledge)
 
         def transformation(name: str, shape: tuple[int, int]) -> jax.Array:
-            table = TransformationMLP(self.rank, self.dtype, name=name)(knowledge)
-            return nn.softmax((take_rows(table, place, rows) + place.mean(table)).reshape(-1, *shape), axis=1)
+            mlp = TransformationMLP(self.rank, self.dtype, name=name)
+            wanted = mlp(take_rows(knowledge, place, rows))
+            transform = partial(TransformationMLP(self.rank, self.dtype, parent=None).apply, mlp.variables)
+            return nn.softmax((wanted + place.mean(transform, knowledge)).reshape(-1, *shape), axis=1)
 
         first = transformation("mlp_1", (d, self.rank))
         second = transformation("mlp_2", (self.rank, d))

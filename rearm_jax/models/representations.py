@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+_BLOCK_ROWS = 2048  # that `sum_rows` transforms at a time
+
 
 class Representations(NamedTuple):
     """Output of `model.apply({"params": params}, graphs, train, users, items, rngs=...)`.
@@ -50,9 +52,9 @@ class WholeTable:
         """Rows of a table, (b, ...); every device may ask for ids of its own, equally many."""
         return table[ids]
 
-    def mean(self, table: jax.Array) -> jax.Array:
-        """Mean of all rows of a table (n, c): (c,)."""
-        return jnp.mean(table, axis=0)
+    def mean(self, transform: Callable[[jax.Array], jax.Array], table: jax.Array) -> jax.Array:
+        """Mean of transform(rows of a table (n, c)), float (rows, w), over all rows: (w,)."""
+        return sum_rows(transform, table, table.shape[0]) / table.shape[0]
 
 
 WHOLE = WholeTable()
@@ -61,3 +63,32 @@ WHOLE = WholeTable()
 def take_rows(table: jax.Array, place: WholeTable, ids: jax.Array | None) -> jax.Array:
     """The rows `ids` of a table, or all that this device holds where ids is None."""
     return table if ids is None else place.take(table, ids)
+
+
+def sum_rows(transform: Callable[[jax.Array], jax.Array], table: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Sum of transform(row) over the first rows of a table, in blocks.
+
+    What the transform makes on the way is never whole in memory: the backward pass makes it again, block after block.
+
+    Args:
+      transform: float (rows, c) -> float (rows, w), row by row.
+      table: float (n, c).
+      count: int (), how many rows count, up to n.
+
+    Returns:
+      float (w,).
+    """
+    n, columns = table.shape
+    size = min(_BLOCK_ROWS, n)
+    blocks = jnp.pad(table, ((0, -n % size), (0, 0))).reshape(-1, size, columns)
+    counts = (jnp.arange(len(blocks) * size) < count).reshape(-1, size, 1)
+
+    @jax.checkpoint
+    def block_sum(block: jax.Array, counts: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(counts, transform(block), 0), axis=0)
+
+    def add(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + block_sum(*block), None
+
+    shape = jax.eval_shape(block_sum, blocks[0], counts[0])
+    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (blocks, counts))[0]

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 
-from rearm_jax.models.representations import WHOLE, WholeTable
+from rearm_jax.models.representations import WHOLE, WholeTable, sum_rows
 
 AXIS = "devices"
 _REPLICATED = jax.sharding.PartitionSpec()
@@ -66,8 +67,8 @@ class RowShard(WholeTable):
         rows = self._read_held(lambda places: table[places], everyones)
         return jax.lax.psum_scatter(rows, AXIS, tiled=True)
 
-    def mean(self, table: jax.Array) -> jax.Array:
-        return jax.lax.psum(jnp.sum(jnp.where(self.is_row[:, None], table, 0), axis=0), AXIS) / self.total
+    def mean(self, transform: Callable[[jax.Array], jax.Array], table: jax.Array) -> jax.Array:
+        return jax.lax.psum(sum_rows(transform, table, self.total - self.first_row), AXIS) / self.total
 
     def _read_held(self, read: Callable[[jax.Array], Any], ids: jax.Array) -> Any:
         place = ids - self.first_row
@@ -119,10 +120,12 @@ class Shard:
 
     def norm(self, grads: dict) -> jax.Array:
         """The norm of all summed gradients, float32 ()."""
+        if not self.by_row:
+            return optax.tree.norm(grads)
         squares = {True: jnp.float32(0), False: jnp.float32(0)}
         for path, g in jax.tree_util.tree_leaves_with_path(grads):
-            squares[self.by_row and is_table(path)] += jnp.sum(g**2)
-        return jnp.sqrt(self.sum(squares[True]) + squares[False] if self.by_row else squares[False])
+            squares[is_table(path)] += jnp.sum(g**2)
+        return jnp.sqrt(self.sum(squares[True]) + squares[False])
 
 
 def is_table(path: tuple) -> bool:
