@@ -32,7 +32,7 @@ def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], ob
     problem = load_problem(Path(folder))
     experiment = functools.cache(lambda: make_experiment(problem.config, problem.dataset))
     makers = {
-        "first step": _first_step,
+        "compilation": _compilation,
         "epoch": _epoch,
         "step": _step,
         "evaluation": _evaluation,
@@ -83,9 +83,10 @@ def _training(experiment: Experiment):
     return compile_steps(experiment, place_graphs(experiment)), first_state(experiment)
 
 
-def _first_step(experiment: Experiment) -> Callable[[], object]:
+def _compilation(experiment: Experiment) -> Callable[[], object]:
+    """What comes before the first step: a call of no steps."""
     run, state = _training(experiment)
-    return lambda: jax.block_until_ready(run(state, 1))
+    return lambda: jax.block_until_ready(run(state, 0))
 
 
 def _step(experiment: Experiment) -> Callable[[], object]:

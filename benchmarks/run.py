@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,22 @@ from benchmarks.problem import PRESETS, Problem, make_problem
 
 _EVERY_NODE = 20  # that the loops over all pairs are timed for
 _RATES = ("copy_bytes_per_s", "matmul_flops_per_s")
+# The epoch comes first: the peak memory of a run is read after it.
+PARTS = (
+    "epoch",
+    "step",
+    "evaluation",
+    "wide features",
+    "propagation user-user",
+    "propagation item-item",
+    "propagation user-item",
+    "attention",
+    "meta-network",
+    "losses",
+    "optimiser",
+    "sampling an epoch",
+    "ranking",
+)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -72,7 +88,7 @@ def _side(name: str, folder: Path, **environment: str) -> Iterator[Side]:
         side.close()
 
 
-def compare(preset: str, data: Path, rounds: int, with_torch: bool) -> dict:
+def compare(preset: str, data: Path, rounds: int, with_torch: bool, parts: Sequence[str]) -> dict:
     """Every figure of one preset; see the module's docstring.
 
     Args:
@@ -80,6 +96,7 @@ def compare(preset: str, data: Path, rounds: int, with_torch: bool) -> dict:
       data: the folder that holds <preset>/train.npy, ...
       rounds: measurements of each part, after the warm-up.
       with_torch: whether to run the yardstick.
+      parts: of PARTS, those to measure.
 
     Returns:
       {"data", "sizes", "floors", "parts": {name: {side: {"median", "min", "max"}}}, ...}, seconds and bytes.
@@ -100,13 +117,14 @@ def compare(preset: str, data: Path, rounds: int, with_torch: bool) -> dict:
         seconds["co-occurrence by loops over all pairs"] = seconds_of_loops_over_all_pairs(
             dataset.train, dataset.num_users, dataset.num_items, _EVERY_NODE
         )
-        result["first step"] = _first_steps(folder, Path(scratch) / "compiled")
+        result["compilation"] = _compilations(folder, Path(scratch) / "compiled")
         result["ranking memory"] = {side: _ranking_memory(side, folder) for side in sides if side != "torch-compile"}
-        result["parts"], result["peak memory"], parameters = _rounds(sides, folder, rounds)
+        result["parts"], result["peak memory"], parameters = _rounds(sides, folder, rounds, parts)
         sizes = _sizes(problem, parameters)
         result["sizes"] = sizes._asdict()
         for name, cost in part_costs(sizes).items():
-            result["parts"][name] |= cost._asdict()
+            if name in result["parts"]:
+                result["parts"][name] |= cost._asdict()
     return result
 
 
@@ -120,14 +138,14 @@ def add_floors(presets: dict[str, dict]) -> None:
                 part["floor"] = Cost(part["bytes"], part["flops"]).floor(**rates)
 
 
-def _first_steps(folder: Path, cache: Path) -> dict[str, float]:
-    """Seconds to the end of the first step: compiled, and from the persistent cache; inputs made before."""
+def _compilations(folder: Path, cache: Path) -> dict[str, float]:
+    """Seconds until the first step begins: compiled, and from the persistent cache; inputs made before."""
     settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     seconds = {}
     for name in ("compiled", "cached"):
-        _say(f"first step, {name}")
+        _say(f"compilation, {name}")
         with _side("jax", folder, **settings) as jax_side:
-            seconds[name] = jax_side.ask(first="first step")["seconds"]
+            seconds[name] = jax_side.ask(first="compilation")["seconds"]
     return seconds
 
 
@@ -141,15 +159,13 @@ def _ranking_memory(side: str, folder: Path) -> int:
         return process.ask(memory=True)["peak"] - before
 
 
-def _rounds(names: list[str], folder: Path, rounds: int) -> tuple[dict, dict[str, int], int]:
+def _rounds(names: list[str], folder: Path, rounds: int, parts: Sequence[str]) -> tuple[dict, dict[str, int], int]:
     """Parts in rounds, the sides in turn; the peak memory of each side after its whole epoch and nothing else."""
     seconds, memory = {}, {}
     with contextlib.ExitStack() as stack:
         sides = [stack.enter_context(_side(name, folder)) for name in names]
         parameters = sides[0].ask(parameters=True)["parameters"]
-        for part in sides[0].parts:
-            if part == "first step":  # needs a process of its own, see _first_steps
-                continue
+        for part in parts:
             _say(part)
             having = [side for side in sides if part in side.parts]
             # An epoch is long, and many steps already: once, without a warm-up.
@@ -203,6 +219,7 @@ def main() -> None:
         "--data", type=Path, default=os.environ.get("REARM_DATA", "data"), help="folder of the data sets"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated; default all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", help="of the result files; default: processor and number of cores")
     arguments = parser.parse_args()
@@ -217,7 +234,10 @@ def main() -> None:
     results = {
         "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
         "machine": machine,
-        "presets": {preset: compare(preset, arguments.data, arguments.rounds, with_torch) for preset in presets},
+        "presets": {
+            preset: compare(preset, arguments.data, arguments.rounds, with_torch, arguments.part or PARTS)
+            for preset in presets
+        },
     }
     add_floors(results["presets"])
     RESULTS.mkdir(exist_ok=True)

@@ -75,7 +75,7 @@ def test_every_block_size_gives_the_sorted_list(integer_case, block_size, num_de
 
 @pytest.mark.parametrize("num_items", [16 * 8 * 3 - 1, 16 * 8 * 3, 500, 1000])
 def test_many_items_give_the_sorted_list(num_items):
-    """Enough items for the ranking by groups, which start at 384 for lists of 3; ties everywhere, also across groups."""
+    """Enough items for the ranking by groups, which starts at 384 for lists of 3; ties everywhere, across groups."""
     rng = np.random.default_rng(num_items)
     user_vectors = rng.integers(-1, 2, (9, 3)).astype(np.float32)
     user_vectors[8] = -0.0  # all scores are 0 or -0.0

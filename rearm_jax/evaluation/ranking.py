@@ -154,8 +154,8 @@ def rank_scores(scores: jax.Array, block: UserBlocks, k: int) -> tuple[jax.Array
 def _best_of_groups(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """What `jax.lax.top_k` of every row returns, with most entries only compared with their neighbours.
 
-    Of two groups, the one with the greater maximum is better, of equal ones the first. An entry outside the k best groups
-    is not among the k best entries: the maxima of those groups all come before it. So only they are ranked.
+    Of two groups, the one with the greater maximum is better, of equal ones the first. An entry outside the k best
+    groups is not among the k best entries: the maxima of those groups all come before it. So only they are ranked.
     """
     block, num_items = scores.shape
     # Keeps the compiler from fusing the exclusion into each of the two readers.

@@ -17,7 +17,6 @@ from jax.typing import DTypeLike
 from rearm_jax.graphs import adjacency as whole
 from rearm_jax.graphs.adjacency import Adjacency
 
-
 _PART_COLUMNS = 64  # that go round the ring together, at most
 
 

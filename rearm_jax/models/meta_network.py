@@ -1,7 +1,6 @@
 """The meta-network: distils what the modalities share into a transformation of each node's ID embedding."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -100,8 +99,9 @@ class MetaNetwork(nn.Module):
         def transformation(name: str, shape: tuple[int, int]) -> jax.Array:
             mlp = TransformationMLP(self.rank, self.dtype, name=name)
             wanted = mlp(take_rows(knowledge, place, rows))
-            transform = partial(TransformationMLP(self.rank, self.dtype, parent=None).apply, mlp.variables)
-            return nn.softmax((wanted + place.mean(transform, knowledge)).reshape(-1, *shape), axis=1)
+            unbound = TransformationMLP(self.rank, self.dtype, parent=None)
+            mean = place.mean(lambda x: jnp.asarray(unbound.apply(mlp.variables, x)), knowledge)
+            return nn.softmax((wanted + mean).reshape(-1, *shape), axis=1)
 
         first = transformation("mlp_1", (d, self.rank))
         second = transformation("mlp_2", (self.rank, d))
