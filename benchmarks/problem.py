@@ -54,6 +54,7 @@ def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[s
     config.protocol = "strict"
     config.graph.cache_dir = str(folder / "graphs")
     config.log.tensorboard = config.log.progress = False
+    config.evaluation.ks = (20,)  # the cut-off of the yardstick's evaluation
     if preset == "tiktok":
         config.data.modalities = ("image", "audio")
         dataset = load_dataset(str(data / preset), config.data.modalities)
