@@ -80,7 +80,7 @@ def _random(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
 
 def _training(experiment: Experiment):
     """(function of state and number of steps, new state)."""
-    return compile_steps(experiment, place_graphs(experiment)), first_state(experiment)
+    return compile_steps(experiment, place_graphs(experiment)), jax.block_until_ready(first_state(experiment))
 
 
 def _compilation(experiment: Experiment) -> Callable[[], object]:

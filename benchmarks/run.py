@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from benchmarks.machine import describe, measure_floors
 from benchmarks.pair_loops import cooccurrence_by_pair_loops, seconds_of_loops_over_all_pairs
 from benchmarks.problem import PRESETS, Problem, make_problem
 
+_START = time.perf_counter()
 _EVERY_NODE = 20  # that the loops over all pairs are timed for
 _RATES = ("copy_bytes_per_s", "matmul_flops_per_s")
 # The epoch comes first: the peak memory of a run is read after it.
@@ -52,10 +53,10 @@ RESULTS = Path(__file__).parent / "results"
 class Side:
     """A worker process (benchmarks/worker.py) and its parts."""
 
-    def __init__(self, name: str, folder: Path, environment: dict[str, str]):
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]):
         command = [sys.executable, "-m", "benchmarks.worker", name, str(folder)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
         self.name = name
         self.parts = self._read()["parts"]
@@ -80,7 +81,7 @@ class Side:
 
 
 @contextlib.contextmanager
-def _side(name: str, folder: Path, **environment: str) -> Iterator[Side]:
+def _side(name: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Side]:
     side = Side(name, folder, environment)
     try:
         yield side
@@ -117,9 +118,15 @@ def compare(preset: str, data: Path, rounds: int, with_torch: bool, parts: Seque
         seconds["co-occurrence by loops over all pairs"] = seconds_of_loops_over_all_pairs(
             dataset.train, dataset.num_users, dataset.num_items, _EVERY_NODE
         )
-        result["compilation"] = _compilations(folder, Path(scratch) / "compiled")
         result["ranking memory"] = {side: _ranking_memory(side, folder) for side in sides if side != "torch-compile"}
-        result["parts"], result["peak memory"], parameters = _rounds(sides, folder, rounds, parts)
+        # The programs that the rounds compile are kept there, for a second process to read.
+        cache = str(Path(scratch) / "compiled")
+        kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        measured, parameters = _rounds(sides, folder, rounds, parts, kept)
+        result |= measured
+        _say("compilation, from the cache")
+        with _side("jax", folder, kept) as jax_side:
+            result["compilation"]["cached"] = jax_side.ask(first="compilation")["seconds"]
         sizes = _sizes(problem, parameters)
         result["sizes"] = sizes._asdict()
         for name, cost in part_costs(sizes).items():
@@ -138,33 +145,31 @@ def add_floors(presets: dict[str, dict]) -> None:
                 part["floor"] = Cost(part["bytes"], part["flops"]).floor(**rates)
 
 
-def _compilations(folder: Path, cache: Path) -> dict[str, float]:
-    """Seconds until the first step begins: compiled, and from the persistent cache; inputs made before."""
-    settings = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    seconds = {}
-    for name in ("compiled", "cached"):
-        _say(f"compilation, {name}")
-        with _side("jax", folder, **settings) as jax_side:
-            seconds[name] = jax_side.ask(first="compilation")["seconds"]
-    return seconds
-
-
 def _ranking_memory(side: str, folder: Path) -> int:
     """Bytes that ranking all users needs beyond what the process and its vectors hold."""
     _say(f"memory of ranking, {side}")
-    with _side(side, folder) as process:
+    with _side(side, folder, {}) as process:
         process.ask(make="ranking")
         before = process.ask(memory=True)["now"]
         process.ask(first="ranking")
         return process.ask(memory=True)["peak"] - before
 
 
-def _rounds(names: list[str], folder: Path, rounds: int, parts: Sequence[str]) -> tuple[dict, dict[str, int], int]:
-    """Parts in rounds, the sides in turn; the peak memory of each side after its whole epoch and nothing else."""
+def _rounds(
+    names: list[str], folder: Path, rounds: int, parts: Sequence[str], environment: Mapping[str, str]
+) -> tuple[dict, int]:
+    """Parts in rounds, the sides in turn; the peak memory of each side is that of compilation and a whole epoch.
+
+    Returns:
+      What `compare` returns of them, and how many numbers are trained.
+    """
     seconds, memory = {}, {}
     with contextlib.ExitStack() as stack:
-        sides = [stack.enter_context(_side(name, folder)) for name in names]
+        sides = [stack.enter_context(_side(name, folder, environment)) for name in names]
         parameters = sides[0].ask(parameters=True)["parameters"]
+        _say("compilation")
+        compiled = sides[0].ask(first="compilation")["seconds"]
+        sides[0].ask(drop="compilation")
         for part in parts:
             _say(part)
             having = [side for side in sides if part in side.parts]
@@ -186,7 +191,7 @@ def _rounds(names: list[str], folder: Path, rounds: int, parts: Sequence[str]) -
         }
         for part, by_side in seconds.items()
     }
-    return summaries, memory, parameters
+    return {"parts": summaries, "peak memory": memory, "compilation": {"compiled": compiled}}, parameters
 
 
 def _sizes(problem: Problem, parameters: int) -> Sizes:
@@ -208,7 +213,8 @@ def _sizes(problem: Problem, parameters: int) -> Sizes:
 
 
 def _say(text: str) -> None:
-    print(f"  {text}", file=sys.stderr, flush=True)
+    minutes, seconds = divmod(round(time.perf_counter() - _START), 60)
+    print(f"  {minutes}:{seconds:02} {text}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

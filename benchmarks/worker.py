@@ -12,6 +12,7 @@ Each line is a JSON object, and so is each answer:
 It ends with its input.
 """
 
+import gc
 import importlib
 import json
 import sys
@@ -29,6 +30,7 @@ def main() -> None:
     # Only the answers may go to the standard output.
     answers, sys.stdout = sys.stdout, sys.stderr
     module = importlib.import_module(f"benchmarks.{side.split('-')[0]}_side")
+    gc.freeze()  # as rearm_jax.main does
     makers = module.load_parts(folder, side)
     made = {}
 

@@ -1,8 +1,8 @@
 """A graph whose nodes are sharded by row over the devices, and propagation along it as a ring.
 
 Every device holds n / D of the nodes and its rows of the adjacency, cut into D blocks by the device of their columns.
-A product takes D steps: the rows of x that are visiting meet their block and move on to the next device. So a device
-never holds more than two shards of x, and receives (D - 1) / D of x.
+A product takes D steps: the rows of x that are visiting meet their block and move on to the next device. They do so
+in parts of 64 columns or less, of which a device never holds more than two shards; it receives (D - 1) / D of x.
 """
 
 from typing import Any
