@@ -16,7 +16,7 @@ faults: .venv/installed-dev
 
 # rearm_jax beside PyTorch; REARM_DATA names the folder of the data sets (default: data).
 bench: .venv/installed-bench
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run --rounds 2
 
 lint: types
 	$(BIN)/ruff check .
