@@ -144,8 +144,9 @@ def rank_scores(scores: jax.Array, block: UserBlocks, k: int) -> tuple[jax.Array
     if not 1 <= k <= num_items:
         raise ValueError(f"k must be between 1 and the number of items, {num_items}, got {k}")
     scores = scores.at[block.excluded_rows, block.excluded_items].set(-jnp.inf, mode="drop")
-    # Measured on a CPU with 2,000 to 23,000 items: from here on, groups are faster.
-    in_groups = num_items >= 8 * k * _GROUP
+    # Measured on a CPU with 2,000 to 23,000 items: from here on, groups are faster. In an exported program the number
+    # of items may be a symbol.
+    in_groups = isinstance(num_items, int) and num_items >= 8 * k * _GROUP
     top_scores, items = _best_of_groups(scores, k) if in_groups else jax.lax.top_k(_without_sign(scores), k)
     is_candidate = (top_scores > -jnp.inf) & (block.users >= 0)[:, None]  # False for NaN
     return jnp.where(is_candidate, items, -1), top_scores
