@@ -126,6 +126,8 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
+    if blocks.data.shape[0] == 1:
+        return _product(blocks, 0, x)
     # In parts of columns, each replaced by its product: what visits, arrives and is added up is of one part alone.
     width = max(w for w in range(1, _PART_COLUMNS + 1) if x.shape[1] % w == 0)
 
@@ -133,7 +135,7 @@ def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
         columns = jax.lax.dynamic_slice_in_dim(x, index * width, width, axis=1)
         return jax.lax.dynamic_update_slice_in_dim(x, _ring_part(blocks, columns, axis), index * width, axis=1)
 
-    return _product(blocks, 0, x) if blocks.data.shape[0] == 1 else jax.lax.fori_loop(0, x.shape[1] // width, part, x)
+    return jax.lax.fori_loop(0, x.shape[1] // width, part, x)
 
 
 def _ring_part(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:

@@ -73,7 +73,7 @@ def sum_rows(transform: Callable[[jax.Array], jax.Array], table: jax.Array, coun
     Args:
       transform: float (rows, c) -> float (rows, w), row by row.
       table: float (n, c).
-      count: int (), how many rows count, up to n.
+      count: int (), how many rows count; at 0 or below none, from n up all.
 
     Returns:
       float (w,).
