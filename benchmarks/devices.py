@@ -23,16 +23,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import scipy.sparse
+from rearm_jax.graphs.build import Graphs
+from rearm_jax.training.parallel import AXIS, row_parallel
 
 from benchmarks.machine import describe
 from configs import baby
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.experiment import Experiment, make_model, make_optimizer
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
-from rearm_jax.graphs.build import Graphs
 from rearm_jax.graphs.relations import user_item_graph
 from rearm_jax.graphs.row_adjacency import shard_adjacency
-from rearm_jax.training.parallel import AXIS, row_parallel
 from rearm_jax.training.placement import row_counts, state_like
 from rearm_jax.training.sampling import cut_sampler, make_sampler
 from rearm_jax.training.step import train_steps

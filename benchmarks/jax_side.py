@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rearm_jax.models.meta_network import MetaNetwork, torch_linear
+from rearm_jax.models.representations import Representations
+from rearm_jax.training.parallel import Shard, replicate
 
 from benchmarks.problem import Problem, load_problem
 from rearm_jax.data.dataset import group_by_user
@@ -16,12 +19,9 @@ from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.experiment import Experiment, abstract_params, init_params, make_experiment
 from rearm_jax.graphs.adjacency import propagate
-from rearm_jax.models.meta_network import MetaNetwork, torch_linear
 from rearm_jax.models.rearm import REARM
-from rearm_jax.models.representations import Representations
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.loop import CALL_SECONDS, compile_steps
-from rearm_jax.training.parallel import Shard, replicate
 from rearm_jax.training.placement import first_state, place_graphs
 from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
 from rearm_jax.training.step import loss_share, steps_per_epoch

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 from ml_collections import ConfigDict
+from rearm_jax.graphs.build import Graphs, build_graphs
 
 from configs import baby, clothing, sports
 from rearm_jax.config import from_json, to_json
 from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
 from rearm_jax.data.labels import make_labels
-from rearm_jax.graphs.build import Graphs, build_graphs
 from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix, knn_graph, user_interest_features
 
 PRESETS = {

@@ -27,6 +27,8 @@ import jax
 import numpy as np
 import scipy.sparse
 from absl import logging
+from rearm_jax.graphs.build import Graphs
+from rearm_jax.training.parallel import Shard
 
 from benchmarks.catalogue import MODALITIES, make_catalogue
 from benchmarks.machine import describe
@@ -37,8 +39,6 @@ from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.experiment import Experiment, init_params, make_model, make_optimizer
 from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import make_adjacency
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.training.parallel import Shard
 from rearm_jax.training.sampling import make_sampler
 from rearm_jax.training.step import TrainState, draw_order, train_steps
 

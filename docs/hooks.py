@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from rearm_jax.schema import JOINT_RULES, MAY_DIFFER, SCHEMA
 
 from rearm_jax import default
-from rearm_jax.schema import JOINT_RULES, MAY_DIFFER, SCHEMA
 
 CONFIGS = ("demo", "movielens", "tiktok", "tiktok:lightgcn", "baby", "sports", "clothing")
 

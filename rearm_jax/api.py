@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_config
+from rearm_jax.config import for_its_model
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | No
       CheckpointError: the folder holds a run with other settings, or cannot be resumed or written.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
-    check_config(config)
+    config = for_its_model(config)
     check_run_folder(workdir, config)
     result, _ = loop.train(build_experiment(config), os.fspath(workdir))
     return result

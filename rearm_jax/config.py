@@ -1,20 +1,23 @@
-"""How settings are checked (against rearm_jax/schema.py), saved, compared, and read from the command line.
+"""How settings are checked against what default.py and the model declare, saved, compared, and read from flags.
 
 An int is accepted where a float is meant (`--config.loss.temperature=1`) and saved as a float; a bool is no number, a
-float no int.
+float no int. A config has the settings of one model; those of others are refused, or left out where it was made for
+another one.
 """
 
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
+from rearm_jax import models
+from rearm_jax.default import MAY_DIFFER, SETTINGS, added_later, declared, joint_rules, nest
 from rearm_jax.errors import ConfigError, RearmError
-from rearm_jax.schema import ADDED_LATER, JOINT_RULES, MAY_DIFFER, SCHEMA, SECTIONS, Rule
+from rearm_jax.settings import Rule, Setting
 
 
 def check_config(config: ConfigDict) -> None:
@@ -23,9 +26,60 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       ConfigError: names every such field, its value and what is allowed, one a line.
     """
+    check_type(config)
+    _check(_flatten(config))
+
+
+def for_its_model(config: ConfigDict) -> ConfigDict:
+    """The config with the settings of its model alone, locked, and checked.
+
+    A config that was made for one model and then given the name of another (`config.model.name = "lightgcn"`) has the
+    settings of the first: those that were never changed are left out, and what the other model has beside gets its
+    defaults.
+
+    Raises:
+      ConfigError: a setting of another model was changed; or see `check_config`.
+    """
+    check_type(config)
+    values = _flatten(config)
+    foreign = _foreign(values)
+    untouched = {name for name in foreign if values[name] in foreign[name]}
+    if foreign.keys() == untouched:  # else `_check` names those that were changed
+        values = {name: value for name, value in values.items() if name not in untouched}
+        if untouched:
+            own = models.find(values["model.name"]).settings
+            values = {name: setting.default for name, setting in own.items()} | values
+    _check(values)
+    return ConfigDict(_with_kinds(values)).lock()
+
+
+def check_type(config: Any) -> None:
+    """Raises ConfigError unless the config is a ConfigDict."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"the configuration must be a ConfigDict, found {type(config).__name__}")
-    _check(_flatten(config))
+
+
+def with_model(config: ConfigDict, name: str) -> ConfigDict:
+    """What a config file gives to a run with the model `name`: its settings of other models are left out, with a word
+    in the log. Where the file is for another model, the model's own settings have their defaults.
+
+    Raises:
+      ConfigError: there is no such model.
+    """
+    values = _flatten(config)
+    own = {field: setting.default for field, setting in models.find(name).settings.items()}
+    others = _settings_of_others(name)
+    left_out = [field for field in values if field in others and values[field] not in others[field]]
+    if values.get("model.name") != name:
+        switched = [field for field in own if field in values and _was_set(values, field)]
+        left_out += switched
+        kept = {field: value for field, value in values.items() if field not in own}
+    else:
+        kept = values
+    if left_out:
+        logging.info("model %s: left out of the config file, as set for another model: %s", name, ", ".join(left_out))
+    kept = {field: value for field, value in kept.items() if field not in others}
+    return ConfigDict(nest(own | kept | {"model.name": name})).lock()
 
 
 def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> None:
@@ -34,12 +88,16 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     Raises:
       ConfigError: names every such field, its value and the limit, one a line.
     """
-    sizes = (
-        ("graph.user_knn_k", config.graph.user_knn_k, num_users, "users"),
-        ("graph.item_knn_k", config.graph.item_knn_k, num_items, "items"),
-        *(("evaluation.ks", k, num_items, "items") for k in config.evaluation.ks),
-    )
-    _raise_if_any([f"{n} = {k}: too large, the data has {limit} {what}" for n, k, limit, what in sizes if k > limit])
+    limits = {"users": num_users, "items": num_items}
+    values, problems = _flatten(config), []
+    for name, setting in declared(config.model.name).items():
+        numbers = values[name] if setting.rule.many else (values[name],)
+        problems += [
+            f"{name} = {number}: too large, the data has {limits[setting.at_most]} {setting.at_most}"
+            for number in numbers
+            if setting.at_most and number > limits[setting.at_most]
+        ]
+    _raise_if_any(problems)
 
 
 def to_json(config: ConfigDict) -> str:
@@ -49,13 +107,14 @@ def to_json(config: ConfigDict) -> str:
       ConfigError: see `check_config`.
     """
     check_config(config)
-    return json.dumps(_nest(_flatten(config)), indent=2, sort_keys=True)
+    return json.dumps(_with_kinds(_flatten(config)), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
     """The settings that `to_json` wrote, tuples restored, locked.
 
-    What an earlier version wrote lacks the fields of ADDED_LATER.
+    What an earlier version wrote lacks the fields that were added later, and has settings of every model: those of
+    others are left out.
 
     Raises:
       ConfigError: the text is not a JSON object, or see `check_config`.
@@ -65,15 +124,20 @@ def from_json(text: str) -> ConfigDict:
     except (ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(f"the saved configuration is not a JSON object: {error}") from error
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    values = ADDED_LATER | values
+    if values.get("model.name") in models.names():
+        others = _settings_of_others(values["model.name"])
+        values = {name: value for name, value in values.items() if name not in others}
+        values = added_later(values["model.name"]) | values
     _check(values)
-    return ConfigDict(_nest(values)).lock()
+    return ConfigDict(_with_kinds(values)).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
-    """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the order of SCHEMA."""
+    """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the declared order."""
+    if saved.model.name != current.model.name:
+        return ["model.name"]
     saved, current = _flatten(saved), _flatten(current)
-    return [name for name in SCHEMA if name not in MAY_DIFFER and saved[name] != current[name]]
+    return [n for n in declared(current["model.name"]) if n not in MAY_DIFFER and saved[n] != current[n]]
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -82,8 +146,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     absl and ml_collections show a traceback, or no field name, for many mistakes. Here each is a ConfigError. `argv` is
     sys.argv, where ml_collections looks for the overrides, whatever absl is given. Returns argv without the flags.
     """
-    overrides = [match[1] for match in map(re.compile(r"--?(?:no)?config\.([^=]+)").match, argv[1:]) if match]
-    _raise_if_any([_unknown(name) for name in overrides if name not in SCHEMA])
+    flag = flags.FLAGS["config"]
+    inner = flag.parser.inner if isinstance(flag.parser, _ForModel) else flag.parser
+    flag.parser = _ForModel(inner, argv)
     try:
         remaining = flags.FLAGS(argv)
         if flags.FLAGS.config is not None:
@@ -98,7 +163,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         first, *rest = str(error).splitlines()  # a mistake in the config file brings its traceback along
         field = re.match(r"flag --config\.([\w.]+)=", first)
-        allowed = f"; must be {SCHEMA[field[1]].allowed}" if field else ""
+        everything = _everything()
+        allowed = f"; must be {everything[field[1]].rule.allowed}" if field and field[1] in everything else ""
         raise ConfigError(" ".join([first, *rest[-1:]]) + allowed) from error
     except Exception as error:  # a config file is a program: anything can go wrong in it
         given = next((argument for argument in argv if re.match("--?config=", argument)), "--config")
@@ -106,14 +172,45 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise ConfigError(f"{given}: {type(error).__name__}: {reason}") from error
 
 
+class _ForModel(flags.ArgumentParser):
+    """Reads a config file for the model that the command line or the file names, before the overrides are read."""
+
+    def __init__(self, inner: flags.ArgumentParser, argv: list[str]):
+        self.inner, self._argv = inner, argv
+
+    def parse(self, argument: str) -> ConfigDict:
+        config = self.inner.parse(argument)
+        values = _flatten(config)  # a file that was not found raises only when it is used
+        named = [m[1] for m in map(re.compile(r"--?config\.model\.name=(.*)").fullmatch, self._argv[1:]) if m]
+        model: Any = named[-1] if named else values.get("model.name")
+        overrides = [m[1] for m in map(re.compile(r"--?(?:no)?config\.([^=]+)").match, self._argv[1:]) if m]
+        settings = declared(model) if model in models.names() else SETTINGS
+        _raise_if_any([_unknown(name, model, settings) for name in overrides if name not in settings])
+        return with_model(config, model) if model in models.names() else config
+
+    def flag_type(self) -> str:
+        return self.inner.flag_type()
+
+
 def _check(values: Mapping[str, Any]) -> None:
     """Raises ConfigError with all problems of the flattened settings."""
-    good = {name: value for name, value in values.items() if name in SCHEMA and _possible(value, SCHEMA[name])}
-    bad = [name for name in SCHEMA if name in values and name not in good]
-    problems = _name_problems(values) + [f"{n} = {values[n]!r}: must be {SCHEMA[n].allowed}" for n in bad]
-    for name, other, allowed, fits in JOINT_RULES:
-        if name in good and other in good and not fits(good[name], good[other]):
-            problems.append(f"{name} = {good[name]!r}: must be {allowed} ({other} = {good[other]!r})")
+    model: Any = values.get("model.name")
+    known = isinstance(model, str) and model in models.names()
+    settings = declared(model) if known else SETTINGS
+    good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
+    problems = _name_problems(values, model, settings) if known else []
+    problems += [
+        f"{name} = {values[name]!r}: must be {setting.rule.allowed}"
+        for name, setting in settings.items()
+        if name in values and name not in good
+    ]
+    if not known and "model.name" not in values:
+        problems.append(f"model.name: missing; must be {SETTINGS['model.name'].rule.allowed}")
+    for rule in joint_rules(model) if known else ():
+        if rule.name in good and rule.other in good and not rule.fits(good[rule.name], good[rule.other]):
+            problems.append(
+                f"{rule.name} = {good[rule.name]!r}: must be {rule.allowed} ({rule.other} = {good[rule.other]!r})"
+            )
     _raise_if_any(problems)
 
 
@@ -132,40 +229,77 @@ def _possible(value: Any, rule: Rule) -> bool:
     )
 
 
-def _name_problems(values: Mapping[str, Any]) -> list[str]:
-    unknown = [name for name in values if name not in SCHEMA]
+def _name_problems(values: Mapping[str, Any], model: str, settings: Mapping[str, Setting]) -> list[str]:
+    unknown = [name for name in values if name not in settings]
     replaced = tuple(f"{name}." for name in unknown)  # a value in the place of a section is one problem, not many
-    missing = [name for name in SCHEMA if name not in values and not name.startswith(replaced)]
-    return [_unknown(name) for name in unknown] + [f"{n}: missing; must be {SCHEMA[n].allowed}" for n in missing]
+    missing = [name for name in settings if name not in values and not name.startswith(replaced)]
+    problems = [_unknown(name, model, settings) for name in unknown]
+    return problems + [f"{name}: missing; must be {settings[name].rule.allowed}" for name in missing]
 
 
-def _unknown(name: str) -> str:
-    if name in SECTIONS:
+def _unknown(name: str, model: str, settings: Mapping[str, Setting]) -> str:
+    if name in _sections(settings):
         return f"{name}: is a section, not a field; give its fields one by one"
-    same_leaf = [field for field in SCHEMA if field.split(".")[-1] == name.split(".")[-1]]
-    close = same_leaf or difflib.get_close_matches(name, SCHEMA, n=1)
-    return f"{name}: unknown field" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    owners = [other for other in models.names() if name in models.find(other).settings]
+    same_leaf = [field for field in settings if field.split(".")[-1] == name.split(".")[-1]]
+    close = same_leaf or difflib.get_close_matches(name, settings, n=1)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    if owners:
+        return f"{name}: is a setting of {', '.join(owners)}, and model.name is {model}{hint}"
+    return f"{name}: unknown field{hint}"
 
 
-def _flatten(section: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value; whatever is not in the place of a section is a value."""
+def _settings_of_others(model: str) -> dict[str, list]:
+    """Fields that other models declare and this one has not -> their defaults there."""
+    own, others = declared(model), dict[str, list]()
+    for other in models.names():
+        for name, setting in models.find(other).settings.items():
+            if name not in own:
+                others.setdefault(name, []).append(setting.default)
+    return others
+
+
+def _foreign(values: Mapping[str, Any]) -> dict[str, list]:
+    """The fields that are of other models than the one that is named."""
+    if values.get("model.name") not in models.names():
+        return {}
+    return {name: defaults for name, defaults in _settings_of_others(values["model.name"]).items() if name in values}
+
+
+def _was_set(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a field has another value than the default of the model that the values are for."""
+    model = values.get("model.name")
+    return model not in models.names() or name not in declared(model) or values[name] != declared(model)[name].default
+
+
+def _everything() -> dict[str, Setting]:
+    settings = dict(SETTINGS)
+    for model in models.names():
+        settings |= {name: s for name, s in models.find(model).settings.items() if name not in settings}
+    return settings
+
+
+def _sections(settings: Iterable[str]) -> set[str]:
+    """ "data", "data.synthetic", ...: what has fields below it."""
+    return {name[:end] for name in settings for end, letter in enumerate(name) if letter == "."}
+
+
+def _flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str] | None = None) -> dict[str, Any]:
+    """Dotted name -> value; whatever is not a section is a value."""
     values: dict[str, Any] = {}
+    sections = _sections(_everything()) if sections is None else sections
     for key, value in section.items():
         name = f"{prefix}{key}"
         value = value.to_dict() if isinstance(value, ConfigDict) else value  # a ConfigDict's repr has many lines
-        is_section = isinstance(value, dict) and name in SECTIONS
-        values |= _flatten(value, f"{name}.") if is_section else {name: value}
+        is_section = isinstance(value, dict) and name in sections
+        values |= _flatten(value, f"{name}.", sections) if is_section else {name: value}
     return values
 
 
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flatten` for checked values; every number becomes of the kind that SCHEMA names."""
-    root: dict[str, Any] = {}
+def _with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked values, nested; every number becomes of the kind that its rule names."""
+    typed, settings = {}, declared(values["model.name"])
     for name, value in values.items():
-        *sections, leaf = name.split(".")
-        section = root
-        for key in sections:
-            section = section.setdefault(key, {})
-        rule = SCHEMA[name]
-        section[leaf] = tuple(map(rule.kind, value)) if rule.many else rule.kind(value)
-    return root
+        rule = settings[name].rule
+        typed[name] = tuple(map(rule.kind, value)) if rule.many else rule.kind(value)
+    return nest(typed)

@@ -1,85 +1,152 @@
-"""Every setting, with one line on what it means. The files in configs/ start from this and change a few.
+"""The settings of every run, whatever the model; a model's own stand beside it (rearm_jax/models/).
 
 `tuple` fields are overridden as `--config.data.modalities='("image","audio")'`; every other field as
 `--config.model.rank=7`.
 """
 
+import operator
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from rearm_jax import models
+from rearm_jax.settings import (
+    CUT_OFFS,
+    METRIC,
+    MODALITIES,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    JointRule,
+    Rule,
+    Setting,
+    choice,
+    integer,
+)
 
-def get_config() -> ConfigDict:
-    """The default settings: protocol strict, a folder of data that `data.root` must name."""
-    return ConfigDict(
-        {
-            # "strict": no leak. "reference": the published system with its leaks and quirks (see the README).
-            "protocol": "strict",
-            "seed": 0,  # of everything that is drawn: parameters, order, negatives, dropout, padding
-            "num_epochs": 1000,  # upper limit; early stopping usually ends the run before it
-            "batch_size": 2048,  # train interactions in a step, over all devices
-            "eval_every": 1,  # epochs between two evaluations on validation
-            "patience": 20,  # stop after more than this many evaluations without a gain
-            "learning_rate": 5e-5,  # of AdamW; the peak where there is a schedule
-            "weight_decay": 5e-4,  # AdamW, decoupled
-            "schedule": {
-                "name": "constant",  # "constant" or "cosine"
-                "warmup_epochs": 0,  # linear warm-up from 0
-                "decay_epochs": 0,  # cosine: epochs until the learning rate is 0
-            },
-            "gradient_clip_norm": 0.0,  # global norm; 0 switches clipping off
-            # On several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices.
-            "parallel": "data",
-            "compute_dtype": "float32",  # of the dense layers: "float32" or "bfloat16" (sums stay float32)
-            "data": {
-                "source": "folder",  # "folder" or "synthetic"
-                "root": "",  # folder of the data, in one of the layouts of rearm_jax/data/formats.py
-                "name": "",  # "baby", "sports" or "clothing": the data set to download where root is missing
-                "download": True,  # False: a missing root is an error
-                "modalities": ("image", "text"),  # in order; the first is the paper's visual one
-                "num_users": 0,  # 0: as many as user_ids names, or else the largest user id of the splits + 1
-                "synthetic": {  # used when source is "synthetic"; see rearm_jax/data/synthetic.py
-                    "num_users": 1000,
-                    "num_items": 600,
-                    "interactions_per_user": 12,
-                    "feature_width": 32,
-                    "modalities": ("image", "text"),  # planted; data.modalities says which of them are seen
-                    "seed": 0,
-                },
-            },
-            "graph": {
-                "user_knn_k": 40,  # neighbours of a user in the co-occurrence and interest graphs
-                "item_knn_k": 10,  # neighbours of an item in the co-occurrence and semantic graphs
-                "user_cooccurrence_weight": 0.4,  # the rest is the weight of the interest graph
-                "item_cooccurrence_weight": 0.2,  # the rest is the weight of the semantic graph
-                "user_modality_weights": (0.5, 0.5),  # of each modality in the user interest graph; sums to 1
-                "item_modality_weights": (0.5, 0.5),  # of each modality in the item semantic graph; sums to 1
-                "knn": "auto",  # "exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes
-                "cache_dir": ".cache/graphs",  # built graphs are kept here; "" switches the cache off
-            },
-            "model": {
-                "name": "rearm",  # "rearm" or "lightgcn"
-                "embedding_dim": 64,  # of the ID embeddings and of each modality
-                "rank": 3,  # of the meta-network's transformations
-                "num_layers": 4,  # of the user-item graph
-                "num_user_layers": 1,  # of the user-user graph
-                "num_item_layers": 1,  # of the item-item graph
-                "self_dropout": 0.4,  # on the weights of self-attention; 1 zeroes it in training
-                "cross_dropout": 0.6,  # on the weights of cross-attention
-                "train_meta_projection": False,  # the published system keeps it frozen at random values
-            },
-            "loss": {
-                "contrastive_weight": 5e-6,  # of the contrastive loss between modalities
-                "temperature": 0.6,  # of the contrastive loss
-                "orthogonal_weight": 5e-5,  # of the constraint that keeps modalities apart
-                "l2_weight": 0.0,  # half the squared norm of the batch's ID embeddings, mean over the batch
-            },
-            "evaluation": {
-                "ks": (5, 10, 20, 50),  # cut-offs of the ranking metrics
-                "metric": "recall@20",  # validation metric that picks the best checkpoint
-                "block_size": 1024,  # users ranked at a time on one device
-            },
-            "log": {
-                "progress": True,  # progress bar (lines when stderr is not a terminal)
-                "tensorboard": True,  # TensorBoard events in the run folder
-            },
-        }
-    )
+SETTINGS = {
+    "protocol": Setting(
+        "strict",
+        choice("strict", "reference"),
+        '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/fidelity.md)',
+    ),
+    "seed": Setting(0, integer(0), "of everything that is drawn: parameters, order, negatives, dropout, padding"),
+    "num_epochs": Setting(1000, integer(1), "upper limit; early stopping usually ends the run before it"),
+    "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
+    "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
+    "patience": Setting(20, integer(0), "stop after more than this many evaluations without a gain"),
+    "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
+    "weight_decay": Setting(0.0, NOT_NEGATIVE, "AdamW, decoupled"),
+    "schedule.name": Setting("constant", choice("constant", "cosine"), "of the learning rate"),
+    "schedule.warmup_epochs": Setting(0, integer(0), "linear warm-up from 0"),
+    "schedule.decay_epochs": Setting(0, integer(0), "cosine: epochs until the learning rate is 0"),
+    "gradient_clip_norm": Setting(0.0, NOT_NEGATIVE, "global norm; 0 switches clipping off"),
+    "parallel": Setting(
+        "data",
+        choice("data", "row"),
+        'on several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices',
+    ),
+    "compute_dtype": Setting("float32", choice("float32", "bfloat16"), "of the dense layers (sums stay float32)"),
+    "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
+    "data.root": Setting("", TEXT, "folder of the data, in one of the layouts of docs/own-data.md"),
+    "data.name": Setting(
+        "", choice("", "baby", "sports", "clothing"), "the data set to download where root is missing"
+    ),
+    "data.download": Setting(True, SWITCH, "false: a missing root is an error"),
+    "data.modalities": Setting(("image", "text"), MODALITIES, "in order; the first is the paper's visual one"),
+    "data.num_users": Setting(
+        0, integer(0), "0: as many as user_ids names, or else the largest user id of the splits + 1"
+    ),
+    "data.synthetic.num_users": Setting(1000, integer(1), "of the synthetic data (rearm_jax/data/synthetic.py)"),
+    "data.synthetic.num_items": Setting(600, integer(3), "of the synthetic data"),
+    "data.synthetic.interactions_per_user": Setting(12, integer(3), "mean of the synthetic data"),
+    "data.synthetic.feature_width": Setting(32, integer(1), "of each synthetic modality"),
+    "data.synthetic.modalities": Setting(
+        ("image", "text"), MODALITIES, "planted; data.modalities says which of them are seen"
+    ),
+    "data.synthetic.seed": Setting(0, integer(0), "of the synthetic data"),
+    "graph.cache_dir": Setting(".cache/graphs", TEXT, 'built graphs are kept here; "" switches the cache off'),
+    "model.name": Setting(
+        "rearm",
+        Rule(str, "the name of a model: " + ", ".join(models.names()), lambda name: name in models.names()),
+        "which model",
+    ),
+    "evaluation.ks": Setting((5, 10, 20, 50), CUT_OFFS, "cut-offs of the ranking metrics", "items"),
+    "evaluation.metric": Setting("recall@20", METRIC, "validation metric that picks the best checkpoint"),
+    "evaluation.block_size": Setting(1024, integer(1), "users ranked at a time on one device"),
+    "log.progress": Setting(True, SWITCH, "progress bar (lines when stderr is not a terminal)"),
+    "log.tensorboard": Setting(True, SWITCH, "TensorBoard events in the run folder"),
+}
+
+JOINT_RULES = (
+    JointRule("evaluation.metric", "evaluation.ks", "at one of the cut-offs", lambda m, ks: int(m.split("@")[1]) in ks),
+    JointRule(
+        "data.root", "data.source", "the folder of the data", lambda root, source: root != "" or source != "folder"
+    ),
+    JointRule(
+        "data.synthetic.interactions_per_user",
+        "data.synthetic.num_items",
+        "at most the number of items",
+        operator.le,
+    ),
+    JointRule(
+        "schedule.decay_epochs", "schedule.name", "at least 1 for cosine", lambda d, name: d > 0 or name != "cosine"
+    ),
+    JointRule(
+        "schedule.warmup_epochs",
+        "schedule.decay_epochs",
+        "less than the decay",
+        lambda w, decay: w < decay or not decay,
+    ),
+)
+
+# What a resumed run may change, because no training step depends on it.
+MAY_DIFFER = (
+    "num_epochs",  # how long: a finished run can be trained on
+    "patience",  # how long
+    "log.progress",  # how loudly
+    "log.tensorboard",  # how loudly
+    "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
+    "data.root",  # where: the content hash guards what is in the folder
+    "data.name",  # where from
+    "data.download",  # where from
+    "evaluation.block_size",  # how much memory: the metrics do not depend on it
+    "parallel",  # how much memory on each device: checkpoints move from one to the other
+)
+
+# Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
+ADDED_LATER = {"data.name": "", "data.download": True}
+
+
+def declared(model: str) -> dict[str, Setting]:
+    """Every setting of a run with this model, by dotted name; what a model declares goes before what stands here."""
+    return SETTINGS | dict(models.find(model).settings)
+
+
+def joint_rules(model: str) -> tuple[JointRule, ...]:
+    """The rules between two settings of a run with this model."""
+    return JOINT_RULES + tuple(models.find(model).joint_rules)
+
+
+def get_config(model: str = "rearm") -> ConfigDict:
+    """The default settings of a model: protocol strict, a folder of data that `data.root` must name."""
+    values = {name: setting.default for name, setting in declared(model).items()} | {"model.name": model}
+    return ConfigDict(nest(values))
+
+
+def added_later(model: str) -> dict[str, Any]:
+    """Fields that the config.json of an earlier version lacks, with the values that mean what that version did."""
+    return ADDED_LATER | dict(models.find(model).added_later)
+
+
+def nest(values: dict) -> dict:
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    root: dict = {}
+    for name, value in values.items():
+        *sections, leaf = name.split(".")
+        section = root
+        for key in sections:
+            section = section.setdefault(key, {})
+        section[leaf] = value
+    return root

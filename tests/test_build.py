@@ -7,12 +7,12 @@ import os
 
 import numpy as np
 import pytest
+from rearm_jax.graphs.build import build_graphs
 
 from configs.default import get_config
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.graphs import build, relations
-from rearm_jax.graphs.build import build_graphs
 
 MODALITIES = ("image", "text", "audio")
 NUM_USERS, NUM_ITEMS = 40, 30

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
+from rearm_jax.schema import SCHEMA
 
 from rearm_jax import default
 from rearm_jax.config import (
@@ -23,7 +24,6 @@ from rearm_jax.config import (
 )
 from rearm_jax.data.download import DATASETS
 from rearm_jax.errors import ConfigError
-from rearm_jax.schema import SCHEMA
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("demo", "baby", "sports", "clothing", "tiktok", "tiktok:lightgcn")

@@ -13,12 +13,12 @@ import pytest
 import safetensors.numpy
 import scipy.sparse as sp
 import torch
+from rearm_jax.graphs.build import Graphs
 
 from rearm_jax.config import to_json
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.adjacency import make_adjacency
-from rearm_jax.graphs.build import Graphs
 from rearm_jax.inference.convert import from_run, read_state, to_run
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training.checkpoint import Checkpoints

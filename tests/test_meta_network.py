@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rearm_jax.models.meta_network import MetaNetwork
 
 from rearm_jax.models import representations
-from rearm_jax.models.meta_network import MetaNetwork
 
 N, D, RANK = 5, 4, 3
 

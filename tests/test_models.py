@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from rearm_jax.graphs.build import build_graphs
+from rearm_jax.models.attention import ScalarAttention, scalar_attention
+from rearm_jax.models.torch_weights import from_torch, to_torch
+from rearm_jax.training.parallel import Shard
 
 from rearm_jax import default
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.experiment import Experiment, init_params, make_model, make_optimizer
-from rearm_jax.graphs.build import build_graphs
 from rearm_jax.graphs.relations import user_interest_features
 from rearm_jax.models import attention
-from rearm_jax.models.attention import ScalarAttention, scalar_attention
 from rearm_jax.models.rearm import with_features
-from rearm_jax.models.torch_weights import from_torch, to_torch
-from rearm_jax.training.parallel import Shard
 from rearm_jax.training.sampling import Batch
 from rearm_jax.training.step import TrainState, train_step
 

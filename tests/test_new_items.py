@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rearm_jax.models.representations import Representations
 
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
@@ -26,7 +27,6 @@ from rearm_jax.inference.new_items import (
 from rearm_jax.inference.recommend import recommend
 from rearm_jax.inference.recommend_files import recommend_run
 from rearm_jax.inference.trained import Trained
-from rearm_jax.models.representations import Representations
 from tests.conftest import tiny_config
 
 MODALITIES = ("image", "text")

@@ -11,11 +11,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rearm_jax.training.parallel import Shard, replicate
 
 from rearm_jax.experiment import build_experiment, init_params
 from rearm_jax.training import loop
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.parallel import Shard, replicate
 from rearm_jax.training.step import TrainState
 from tests.conftest import tiny_config
 

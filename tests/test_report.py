@@ -8,6 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rearm_jax.models.representations import Representations
 
 from rearm_jax.experiment import abstract_params, build_experiment
 from rearm_jax.graphs.adjacency import Adjacency
@@ -20,7 +21,6 @@ from rearm_jax.inference.report.measures import (
     recall_by_group,
     shown_items,
 )
-from rearm_jax.models.representations import Representations
 from rearm_jax.training.evaluator import Evaluator
 from tests.conftest import tiny_config
 

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.sparse
+from rearm_jax.models.representations import Representations
+from rearm_jax.training.parallel import RowCounts, is_table, place_rows, replicate, row_parallel
 
 from benchmarks.devices import compile_step, count_traffic, predict_traffic
 from rearm_jax.data.dataset import group_by_user
@@ -22,11 +24,9 @@ from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.experiment import Experiment, build_experiment
 from rearm_jax.graphs.adjacency import make_adjacency
 from rearm_jax.graphs.row_adjacency import shard_adjacency
-from rearm_jax.models.representations import Representations
 from rearm_jax.training import evaluator, loop, placement
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.parallel import RowCounts, is_table, place_rows, replicate, row_parallel
 from rearm_jax.training.sampling import cut_sampler, make_sampler
 from tests.conftest import tiny_config
 from tests.test_parallel import alive

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rearm_jax.training.parallel import Shard
 
 from rearm_jax.experiment import build_experiment, init_params, make_optimizer
-from rearm_jax.training.parallel import Shard
 from rearm_jax.training.sampling import Batch, make_sampler
 from rearm_jax.training.step import PARTS, TrainState, draw_order, loss_share, steps_per_epoch, train_step, train_steps
 from tests.conftest import tiny_config

@@ -10,6 +10,9 @@ import numpy as np
 import scipy.sparse
 from jax.experimental.sparse import BCOO, BCSR
 
+from rearm_jax.graphs.cache import timed_graph
+from rearm_jax.graphs.relations import user_item_graph
+
 
 @flax.struct.dataclass
 class Adjacency:
@@ -21,6 +24,7 @@ class Adjacency:
       transposed: BCOO (n, n), the transpose of `matrix`, sorted and unique as well; None if `symmetric`.
       transposed_indptr: int32 (n + 1,), its row pointers; None if `symmetric`.
       symmetric: static; the backward pass multiplies by `matrix` itself.
+      nodes: static; the kinds of its nodes, one after the other: "user", "item".
     """
 
     matrix: BCOO
@@ -28,13 +32,21 @@ class Adjacency:
     transposed: BCOO | None
     transposed_indptr: jax.Array | None
     symmetric: bool = flax.struct.field(pytree_node=False)
+    nodes: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
-def make_adjacency(csr: scipy.sparse.csr_array, symmetric: bool) -> Adjacency:
+def user_item_adjacency(train: np.ndarray, num_users: int, num_items: int) -> Adjacency:
+    """The user-item graph on the device; see `relations.user_item_graph`."""
+    graph = timed_graph("user-item", lambda: user_item_graph(train, num_users, num_items))
+    return make_adjacency(graph, ("user", "item"), symmetric=True)
+
+
+def make_adjacency(csr: scipy.sparse.csr_array, nodes: tuple[str, ...], symmetric: bool = False) -> Adjacency:
     """Puts a square scipy matrix on the device, with its transpose unless it is symmetric.
 
     Args:
       csr: (n, n); cast to float32.
+      nodes: kinds of its nodes, one after the other.
       symmetric: whether it equals its transpose exactly.
 
     Raises:
@@ -49,8 +61,8 @@ def make_adjacency(csr: scipy.sparse.csr_array, symmetric: bool) -> Adjacency:
         differing = (csr != transposed).nnz
         if differing:
             raise ValueError(f"declared symmetric, but {differing} entries differ from the transpose")
-        return Adjacency(*_to_device(csr), None, None, symmetric=True)
-    return Adjacency(*_to_device(csr), *_to_device(transposed), symmetric=False)
+        return Adjacency(*_to_device(csr), None, None, True, nodes)
+    return Adjacency(*_to_device(csr), *_to_device(transposed), False, nodes)
 
 
 def propagate(adjacency: Adjacency, x: jax.Array, num_layers: int) -> tuple[jax.Array, ...]:

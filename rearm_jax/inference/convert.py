@@ -26,13 +26,12 @@ from rearm_jax.experiment import Experiment, abstract_params, build_experiment
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_file, check_output_folder, output_file, output_folder
 from rearm_jax.inference.trained import Trained, load_trained
-from rearm_jax.models.torch_weights import from_torch, to_torch
+from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.loop import stopping_value
-from rearm_jax.training.parallel import replicate
-from rearm_jax.training.placement import first_state, place_graphs, table_rows
+from rearm_jax.training.placement import place
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.run_folder import write_config
 
@@ -62,15 +61,16 @@ def to_run(weights: str | os.PathLike, config: ConfigDict, workdir: str | os.Pat
     with computed.unlocked():
         computed.parallel = "data"
     experiment = build_experiment(computed)
-    params = replicate(_fitting_params(state, experiment, weights))
-    metrics = Evaluator(experiment, place_graphs(experiment))(params, "valid")
+    placement = place(experiment)
+    params = placement.whole(_fitting_params(state, experiment, weights))
+    metrics = Evaluator(placement, placement.inputs())(params, "valid")
     value = stopping_value(metrics, config)
     progress = Progress(experiment.dataset.content_hash)
     progress.observe(value)
-    rest = first_state(experiment)._replace(opt_state=experiment.tx.init(params)).rest()
+    rest = placement.state()._replace(opt_state=experiment.tx.init(params)).rest()
     with output_folder(workdir) as folder:
         write_config(folder, config)
-        with Checkpoints(folder, table_rows(experiment)) as checkpoints:
+        with Checkpoints(folder, placement.table_rows) as checkpoints:
             checkpoints.save(0, params, rest, dataclasses.asdict(progress), value)
     logging.info("run folder: %s (%s)", workdir, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics

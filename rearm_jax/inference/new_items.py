@@ -19,23 +19,24 @@ so short that they never reach a list beside items of the catalogue.
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from ml_collections import ConfigDict
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
 from rearm_jax.errors import DataError
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
-from rearm_jax.graphs.build import Graphs
 from rearm_jax.inference.trained import Trained
-from rearm_jax.models.representations import Representations, WholeTable
+from rearm_jax.parallel.rows import Nodes, WholeTable
+from rearm_jax.recommender.contract import Representations
 
 _EPSILON = 1e-7  # added to every degree, as in graphs.relations
 _CHUNK_SIMILARITIES = 2**24
+_NEIGHBOURS = 10  # of a new item, itself included, where the model has no setting for it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,18 +97,25 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
     Raises:
       DataError: an item resembles no item of the catalogue.
     """
-    experiment, graphs = trained.experiment, trained.experiment.graphs
+    experiment = trained.experiment
     dataset = experiment.dataset
-    semantic, itself = _semantic_rows(dataset.features, features, experiment.config.graph)
+    semantic, itself = _semantic_rows(dataset.features, features, experiment.config.get("graph", {}))
     neighbours = _stand_ins(semantic)
     num_new = len(itself)
 
-    item_item = _scipy(graphs.item_item)
-    item_item = scipy.sparse.block_array([[item_item, None], [semantic, scipy.sparse.diags_array(itself)]])
-    user_item = _scipy(graphs.user_item)
-    rows = neighbours @ user_item[dataset.num_users :]
-    unread = scipy.sparse.csr_array((num_new, num_new))
-    user_item = scipy.sparse.block_array([[user_item, None], [rows, unread]])
+    def extended(name: str, value: Any) -> Any:
+        if not isinstance(value, Adjacency):
+            modality = name.removeprefix("item_").removesuffix("_table")
+            return jnp.concatenate([value, features[modality]]) if name.startswith("item_") else value
+        if value.nodes == ("user",):
+            return value
+        if value.nodes == ("item",):
+            rows, own = semantic, scipy.sparse.diags_array(itself)
+        else:
+            rows = neighbours @ _scipy(value)[dataset.num_users :]
+            own = scipy.sparse.csr_array((num_new, num_new))
+        graph = scipy.sparse.block_array([[_scipy(value), None], [rows, own]])
+        return make_adjacency(_canonical(graph), value.nodes)
 
     params = dict(trained.params)
     for name, table in {"id": None, **features}.items():
@@ -118,13 +126,8 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
 
     model = experiment.model.clone(num_items=dataset.num_items + num_new)
     catalogue = _Catalogue(dataset.num_items)
-    forward = jax.jit(lambda params, graphs: model.apply({"params": params}, graphs, train=False, item_rows=catalogue))
-    extended = Graphs(
-        user_item=make_adjacency(_canonical(user_item), symmetric=False),
-        user_user=graphs.user_user,
-        item_item=make_adjacency(_canonical(item_item), symmetric=False),
-    )
-    return forward(params, extended)
+    forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue)))
+    return forward(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
 
 
 class _Catalogue(WholeTable):
@@ -138,13 +141,14 @@ class _Catalogue(WholeTable):
 
 
 def _semantic_rows(
-    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], config: ConfigDict
+    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of the item semantic graph: float32 (n, num_items), and the weight of each item to itself, float32 (n,)."""
-    k = config.item_knn_k
+    k = settings.get("item_knn_k", _NEIGHBOURS)
+    weights = settings.get("item_modality_weights", (1 / len(catalogue),) * len(catalogue))
     others = max(k - 1, 1)  # without any, nothing would stand in for the item
     parts, itself = [], 0.0
-    for weight, (modality, known) in zip(config.item_modality_weights, catalogue.items(), strict=True):
+    for weight, (modality, known) in zip(weights, catalogue.items(), strict=True):
         if weight == 0:
             continue
         table = features[modality]

@@ -8,8 +8,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax.experiment import Experiment, build_experiment
-from rearm_jax.models.representations import Representations
+from rearm_jax.recommender.contract import Representations
 from rearm_jax.training.loop import best_params
+from rearm_jax.training.placement import place
 from rearm_jax.training.run_folder import check_run_folder, saved_config
 
 
@@ -20,7 +21,7 @@ class Trained:
     Attributes:
       workdir: the run folder.
       step: train steps that the parameters have seen.
-      experiment: data, graphs, model; `experiment.dataset.labels` has the outside ids.
+      experiment: data, inputs, model; `experiment.dataset.labels` has the outside ids.
       params: the model's parameters.
     """
 
@@ -33,8 +34,8 @@ class Trained:
     def representations(self) -> Representations:
         """The model's output for all users and items, computed once, on the default device."""
         model = self.experiment.model
-        forward = jax.jit(lambda params, graphs: model.apply({"params": params}, graphs, train=False))
-        return forward(self.params, self.experiment.graphs)
+        forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
+        return forward(self.params, self.experiment.inputs)
 
 
 def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
@@ -66,6 +67,6 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     with config.unlocked():
         config.parallel = "data"
     experiment = build_experiment(config)
-    step, params = best_params(experiment, workdir)
+    step, params = best_params(place(experiment), workdir)
     logging.info("step %d of %s", step, workdir)
     return Trained(workdir, step, experiment, params)

@@ -80,8 +80,8 @@ def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[Mark
 
     logging.info("report: recall by group, graphs, neighbours")
     groups = measures.recall_by_group(dataset, representations, k, experiment.config.evaluation.block_size)
-    recall = figures.recall(*groups, sections.MODEL_NAMES[model], k)
-    sides = measures.graph_sides(dataset, experiment.graphs)
+    recall = figures.recall(*groups, sections.title(model), k)
+    sides = measures.graph_sides(dataset, experiment.inputs)
     degrees = figures.degrees(sides)
     counts = most_popular_scores(dataset.train, dataset.num_items).astype(np.int64)
     vectors = np.asarray(representations.items)
@@ -108,7 +108,7 @@ def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[Mark
 def _modal(trained: Trained) -> tuple[list[Markup], list[Drawing]]:
     """The sections on features and attention; without drawings for a model that has neither."""
     experiment, model = trained.experiment, trained.experiment.config.model.name
-    if not trained.representations.modal_items:
+    if "modal_items" not in trained.representations.views:
         return [sections.without_features(model), sections.without_attention(model)], []
     initial = init_params(experiment)
     before, after = look_inside(experiment, initial), look_inside(experiment, trained.params)

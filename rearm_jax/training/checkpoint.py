@@ -16,9 +16,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.parallel.mesh import unpadded
 from rearm_jax.training.digest import GONE, delete_step
 from rearm_jax.training.likeness import tree_differences
-from rearm_jax.training.parallel import unpadded
 from rearm_jax.training.records import Records, from_process_0
 
 MAX_DIFFERENCES_SHOWN = 5
@@ -45,7 +45,7 @@ class Checkpoints:
 
     In a run of several processes every process makes every call.
 
-    Node tables (`parallel.is_table`) may have rows of padding: `table_rows` has the true numbers, by the first word of
+    Node tables (`rows.is_table`) may have rows of padding: `table_rows` has the true numbers, by the first word of
     their names. They are saved, too; a restore adds or drops padding, and refuses tables of other true numbers.
 
     Raises:

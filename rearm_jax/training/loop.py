@@ -18,25 +18,18 @@ from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import Experiment
-from rearm_jax.graphs.build import Graphs
+from rearm_jax.recommender.contract import Inputs
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
-from rearm_jax.training.placement import (
-    first_state,
-    place_graphs,
-    place_sampler,
-    run_parallel,
-    state_like,
-    table_rows,
-)
+from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import PARTS, TrainState, draw_order, steps_per_epoch, train_steps
+from rearm_jax.training.step import TrainState, draw_order, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
@@ -54,9 +47,9 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
-    config = experiment.config
-    with _disk_explained(workdir), Checkpoints(workdir, table_rows(experiment)) as checkpoints:
-        state, progress = _start(experiment, checkpoints)
+    config, placement = experiment.config, place(experiment)
+    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows) as checkpoints:
+        state, progress = _start(placement, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
         if is_over() and result and result["steps"] == int(state.step):
@@ -67,9 +60,9 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
 
         first_only(write_config, workdir, config)
         check_shared(epath.Path(workdir) / CONFIG_FILE)
-        graphs = place_graphs(experiment)
-        evaluate = Evaluator(experiment, graphs)
-        run_steps = compile_steps(experiment, graphs)
+        inputs = placement.inputs()
+        evaluate = Evaluator(placement, inputs)
+        run_steps = compile_steps(placement, inputs)
         start = time.perf_counter()
         state, *_ = run_steps(state, 0)  # compiles, and does no step
         logging.info("compiled the train step in %.1f s", time.perf_counter() - start)
@@ -88,7 +81,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             best_step = checkpoints.best_step()
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
-            params = checkpoints.restore_params(best_step, state_like(experiment).params)
+            params = checkpoints.restore_params(best_step, placement.like().params)
             result = evaluate(params, "valid") | evaluate(params, "test") | describe_run(experiment, progress)
             result |= {"best_step": best_step, "steps": int(state.step)}
             if is_first():
@@ -102,72 +95,72 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     Raises:
       CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
     """
-    step, params = best_params(experiment, workdir)
+    placement = place(experiment)
+    step, params = best_params(placement, workdir)
     logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(experiment, place_graphs(experiment))
+    evaluate = Evaluator(placement, placement.inputs())
     return evaluate(params, "valid") | evaluate(params, "test")
 
 
-def best_params(experiment: Experiment, workdir: str) -> tuple[int, dict]:
-    """(step, parameters) of a run's best checkpoint, placed as config.parallel says.
+def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
+    """(step, parameters) of a run's best checkpoint, as they are placed.
 
     Raises:
       CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
     """
-    with Checkpoints(workdir, table_rows(experiment)) as checkpoints:
+    with Checkpoints(workdir, placement.table_rows) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        _check_data(experiment, checkpoints.read_progress(step)["content_hash"], workdir)
-        return step, checkpoints.restore_params(step, state_like(experiment).params)
+        _check_data(placement.experiment, checkpoints.read_progress(step)["content_hash"], workdir)
+        return step, checkpoints.restore_params(step, placement.like().params)
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state at the latest checkpoint, or a new one."""
     step = checkpoints.resume_step()
     if step is None:
-        return first_state(experiment), Progress(experiment.dataset.content_hash)
+        return placement.state(), Progress(placement.experiment.dataset.content_hash)
 
-    like = state_like(experiment)
+    like = placement.like()
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
     try:
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    _check_data(experiment, progress.content_hash, checkpoints.directory)
+    _check_data(placement.experiment, progress.content_hash, checkpoints.directory)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
 
-def compile_steps(experiment: Experiment, graphs: Graphs) -> Callable:
+def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
     """The function that runs steps of an epoch in one device call, compiled at its first call.
 
     Args:
-      experiment: the experiment.
-      graphs: its graphs as they lie on the devices.
+      placement: of an experiment.
+      inputs: of the model, as they lie on the devices.
 
     Returns:
       (state, number of steps) -> (state, sums of the metrics, metrics of the last step); the state is donated.
     """
-    config, model = experiment.config, experiment.model
+    experiment = placement.experiment
+    config, num_interactions = experiment.config, len(experiment.dataset.train)
     sampler = make_sampler(experiment.dataset, config.protocol)
     if full := num_without_negative(sampler):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
-    sampler = place_sampler(experiment, sampler)
-    num_interactions = len(experiment.dataset.train)
-    steps = functools.partial(train_steps, model.apply, experiment.tx, config.loss, config.batch_size)
-    run = run_parallel(experiment, steps, donate=0)
-    draw = run_parallel(experiment, functools.partial(draw_order, num_interactions, config.batch_size))
-    drawn: dict[
-        int, jax.Array
-    ] = {}  # the order of the epoch under way: sorting millions of numbers again for every call would take longer
+    sampler = placement.sampler(sampler)
+    steps = functools.partial(train_steps, experiment.model, experiment.tx, config.batch_size)
+    run = placement.run(steps, donate=True)
+    draw = placement.run(functools.partial(draw_order, num_interactions, config.batch_size))
+    # Kept for the epoch under way: sorting millions of numbers again for every call would take longer.
+    drawn_epoch, order = -1, None
 
     def run_steps(state: TrainState, num_steps: int) -> tuple[TrainState, dict, dict]:
+        nonlocal drawn_epoch, order
         epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
-        if epoch not in drawn:
-            drawn.clear()
-            drawn[epoch] = draw(state)
-        return run(state, graphs, sampler, drawn[epoch], np.int32(num_steps))
+        if epoch != drawn_epoch:
+            drawn_epoch, order = epoch, draw(state)
+        return run(state, inputs, sampler, order, np.int32(num_steps))
 
     return run_steps
 
@@ -209,7 +202,7 @@ def _run_epoch(
             state, sums, last = run_steps(state, call_steps)
             sums, last = jax.device_get((sums, last))
             seconds = time.perf_counter() - start
-            _check_finite(last, int(state.step))
+            check_numbers(last, int(state.step))
             progress.sums = {name: progress.sums.get(name, 0.0) + float(value) for name, value in sums.items()}
             progress.seconds += seconds
             progress.step_seconds += seconds
@@ -266,10 +259,6 @@ def _open_writer(workdir: str, config: ConfigDict, step: int) -> contextlib.Abst
     if not is_first():
         return contextlib.nullcontext()
     return RunWriter(workdir, config.log.tensorboard, resume_step=step)
-
-
-def _check_finite(last: dict[str, float], step: int) -> None:
-    check_numbers({name: last[name] for name in (*PARTS, "loss", "grad_norm")}, step)
 
 
 @contextlib.contextmanager

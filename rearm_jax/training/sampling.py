@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rearm_jax.data.dataset import Dataset, group_by_user
-from rearm_jax.models.representations import WHOLE, WholeTable
-from rearm_jax.training.parallel import Shard
-
-_ALONE = Shard()
+from rearm_jax.parallel.rows import ALONE, WHOLE, Shard, WholeTable
+from rearm_jax.recommender.contract import Batch
 
 
 class Sampler(NamedTuple):
@@ -25,15 +23,6 @@ class Sampler(NamedTuple):
     indptr: jax.Array | Any  # int32 (num_users + 1,)
     excluded: jax.Array | Any  # int32 (m,), sorted within each user
     num_items: jax.Array | Any  # int32 ()
-
-
-class Batch(NamedTuple):
-    """A global batch. Rows whose mask is False are padding, or have no negative; they count in no loss."""
-
-    users: jax.Array  # int32 (b,)
-    positives: jax.Array  # int32 (b,)
-    negatives: jax.Array  # int32 (b,)
-    mask: jax.Array  # bool (b,)
 
 
 def make_sampler(dataset: Dataset, protocol: str) -> Sampler:
@@ -91,7 +80,7 @@ def epoch_order(key: jax.Array, num_interactions: int) -> jax.Array:
 
 
 def draw_batch(
-    sampler: Sampler, order: jax.Array, position: jax.Array, key: jax.Array, batch_size: int, shard: Shard = _ALONE
+    sampler: Sampler, order: jax.Array, position: jax.Array, key: jax.Array, batch_size: int, shard: Shard = ALONE
 ) -> Batch:
     """The interactions order[position : position + batch_size] with a negative each; the last batch is masked.
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rearm_jax.graphs.build import build_graphs
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import build_experiment
-from rearm_jax.graphs.build import build_graphs
 from rearm_jax.training import digest, loop, writer
 from rearm_jax.training.checkpoint import Checkpoints
 from tests.faults import processes

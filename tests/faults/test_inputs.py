@@ -16,13 +16,13 @@ from absl import logging
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_flags
+from rearm_jax.models.torch_weights import from_torch
+from rearm_jax.schema import SCHEMA
 
 from rearm_jax.config import check_config, from_json, parse_flags, to_json
 from rearm_jax.data.dataset import load_dataset
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.main import _config_name
-from rearm_jax.models.torch_weights import from_torch
-from rearm_jax.schema import SCHEMA
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.digest import read_record, write_record
 from rearm_jax.training.run_folder import read_result, saved_config

@@ -10,8 +10,7 @@ from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.evaluation.metrics import hit_matrix
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.graphs.adjacency import Adjacency
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.models.representations import Representations
+from rearm_jax.recommender.contract import Inputs, Representations
 
 NUM_GROUPS = 5
 NUM_NEIGHBOURS = 5
@@ -161,13 +160,14 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
     return Estimate(float(value), float(_NORMAL_95 * np.sqrt(n / (n - 1) * squares) / total))
 
 
-def graph_sides(dataset: Dataset, graphs: Graphs) -> list[GraphSide]:
-    """Statistics of the three graphs, the user-item graph once for users and once for items."""
+def graph_sides(dataset: Dataset, inputs: Inputs) -> list[GraphSide]:
+    """Statistics of the graphs that the model reads, the user-item graph once for users and once for items."""
     sides = []
     for column, (name, size) in enumerate((("users", dataset.num_users), ("items", dataset.num_items))):
         degrees = np.bincount(dataset.train[:, column], minlength=size)
         sides.append(GraphSide(f"user-item, {name}", len(dataset.train), degrees, int((degrees == 0).sum())))
-    return [*sides, _relation("user-user", graphs.user_user), _relation("item-item", graphs.item_item)]
+    relations = {n: graph for n, graph in inputs.items() if isinstance(graph, Adjacency) and len(graph.nodes) == 1}
+    return [*sides, *(_relation(name.replace("_", "-"), graph) for name, graph in relations.items())]
 
 
 def shown_items(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.report.markup import Markup, element, join
-from rearm_jax.inference.report.sections import MODEL_NAMES, SECTIONS, YARDSTICKS
+from rearm_jax.inference.report.sections import SECTIONS, YARDSTICKS, title
 
 
 def render(title: str, body: str) -> str:
@@ -31,7 +31,7 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
     links = [element("li", element("a", name, href=f"#{anchor}")) for anchor, name in SECTIONS.items()]
     return element(
         "header",
-        element("p", f"{MODEL_NAMES[result['model']]} · a trained run", class_="kicker"),
+        element("p", f"{title(result['model'])} · a trained run", class_="kicker"),
         element("h1", run),
         element("p", data, class_="facts"),
         element("p", run_facts, class_="facts"),
@@ -49,7 +49,7 @@ def foot(result: Mapping) -> Markup:
 
 def _tile(metric: str, result: Mapping) -> Markup:
     key = f"test/{metric}"
-    values = {MODEL_NAMES[result["model"]]: result[key]}
+    values = {title(result["model"]): result[key]}
     values |= {YARDSTICKS[name]: metrics[key] for name, metrics in result["yardsticks"].items()}
     largest = max(values.values()) or 1.0
     lines = []
