@@ -198,14 +198,12 @@ def _check(values: Mapping[str, Any]) -> None:
     known = isinstance(model, str) and model in models.names()
     settings = declared(model) if known else SETTINGS
     good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
-    problems = _name_problems(values, model, settings) if known else []
+    problems = _name_problems(values, model, settings, settings if known else _everything())
     problems += [
         f"{name} = {values[name]!r}: must be {setting.rule.allowed}"
         for name, setting in settings.items()
         if name in values and name not in good
     ]
-    if not known and "model.name" not in values:
-        problems.append(f"model.name: missing; must be {SETTINGS['model.name'].rule.allowed}")
     for rule in joint_rules(model) if known else ():
         if rule.name in good and rule.other in good and not rule.fits(good[rule.name], good[rule.other]):
             problems.append(
@@ -229,12 +227,14 @@ def _possible(value: Any, rule: Rule) -> bool:
     )
 
 
-def _name_problems(values: Mapping[str, Any], model: str, settings: Mapping[str, Setting]) -> list[str]:
-    unknown = [name for name in values if name not in settings]
+def _name_problems(
+    values: Mapping[str, Any], model: str, needed: Mapping[str, Setting], known: Mapping[str, Setting]
+) -> list[str]:
+    unknown = [name for name in values if name not in known]
     replaced = tuple(f"{name}." for name in unknown)  # a value in the place of a section is one problem, not many
-    missing = [name for name in settings if name not in values and not name.startswith(replaced)]
-    problems = [_unknown(name, model, settings) for name in unknown]
-    return problems + [f"{name}: missing; must be {settings[name].rule.allowed}" for name in missing]
+    missing = [name for name in needed if name not in values and not name.startswith(replaced)]
+    problems = [_unknown(name, model, known) for name in unknown]
+    return problems + [f"{name}: missing; must be {needed[name].rule.allowed}" for name in missing]
 
 
 def _unknown(name: str, model: str, settings: Mapping[str, Setting]) -> str:
