@@ -16,27 +16,29 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax.config import for_its_model
-from rearm_jax.default import get_config
+from rearm_jax.default import declared, get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
+from rearm_jax.settings import MODALITY_WEIGHTS
 from rearm_jax.training import loop
 from rearm_jax.training.run_folder import check_run_folder
 
 
-def default_config(**data: Any) -> ConfigDict:
-    """Every setting at its default (rearm_jax/default.py), locked: fields can be changed, and none added by mistake.
+def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
+    """Every setting of a model at its default, locked: fields can be changed, and none added by mistake.
 
     Args:
+      model: its name, such as "lightgcn".
       data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",). The modalities
         weigh the same in the graphs, as many as there are.
 
     Raises:
-      ConfigError: config.data has no such field, or its value is of another type.
+      ConfigError: there is no such model, config.data has no such field, or its value is of another type.
     """
-    config = get_config().lock()
+    config = get_config(model).lock()
     if unknown := [name for name in data if name not in config.data]:
         raise ConfigError(f"config.data has no field {', '.join(unknown)}; it has {', '.join(config.data)}")
     try:
@@ -44,7 +46,9 @@ def default_config(**data: Any) -> ConfigDict:
     except (KeyError, TypeError) as error:
         raise ConfigError(f"config.data: {error.args[0]}") from error
     count = len(config.data.modalities)
-    config.graph.user_modality_weights = config.graph.item_modality_weights = (1 / max(count, 1),) * count
+    for name, setting in declared(model).items():
+        if setting.rule is MODALITY_WEIGHTS:
+            config.update_from_flattened_dict({name: (1 / max(count, 1),) * count})
     return config
 
 
