@@ -48,6 +48,12 @@ SETTINGS = {
         'on several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices',
     ),
     "compute_dtype": Setting("float32", choice("float32", "bfloat16"), "of the dense layers (sums stay float32)"),
+    "matmul_precision": Setting(
+        "highest",
+        choice("highest", "high", "default"),
+        "of float32 products off the CPU: as float32 (six passes of bfloat16 on a TPU), of three passes or in TF32, "
+        "or what the device does fastest; see docs/determinism.md",
+    ),
     "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
     "data.root": Setting("", TEXT, "folder of the data, in one of the layouts of docs/own-data.md"),
     "data.name": Setting(
@@ -116,7 +122,8 @@ MAY_DIFFER = (
 )
 
 # Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
-ADDED_LATER = {"data.name": "", "data.download": True}
+# (On the CPU, where they were run, the products are float32 at every precision.)
+ADDED_LATER = {"data.name": "", "data.download": True, "matmul_precision": "highest"}
 
 
 def declared(model: str) -> dict[str, Setting]:

@@ -1,7 +1,9 @@
 """The set-up that every mode shares: config -> data, inputs, model, optimiser."""
 
 import dataclasses
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -98,6 +100,17 @@ def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), grads), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def in_precision(config: ConfigDict, fn: Callable) -> Callable:
+    """fn, every product of which asks for config.matmul_precision when it is traced."""
+
+    @functools.wraps(fn)
+    def traced(*args: Any) -> Any:
+        with jax.default_matmul_precision(config.matmul_precision):
+            return fn(*args)
+
+    return traced
 
 
 def init_params(experiment: Experiment) -> dict:

@@ -7,7 +7,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.experiment import Experiment, build_experiment, in_precision
 from rearm_jax.recommender.contract import Representations
 from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
@@ -34,8 +34,8 @@ class Trained:
     def representations(self) -> Representations:
         """The model's output for all users and items, computed once, on the default device."""
         model = self.experiment.model
-        forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
-        return forward(self.params, self.experiment.inputs)
+        forward = in_precision(self.experiment.config, lambda params, inputs: model.apply({"params": params}, inputs))
+        return jax.jit(forward)(self.params, self.experiment.inputs)
 
 
 def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
