@@ -24,6 +24,8 @@ _Build = Callable[[], scipy.sparse.csr_array]
 def build_relations(dataset: Dataset, config: ConfigDict) -> dict[str, Adjacency]:
     """{"user_item": ..., "user_user": ..., "item_item": ...}, each relation built or taken from the cache.
 
+    A side both of whose relations are switched off has no graph.
+
     Args:
       dataset: the modalities of `features`, in order, are those of the modality weights.
       config: the whole config. Under protocol "reference" the popularity of users counts valid and test too, and short
@@ -39,6 +41,8 @@ def build_relations(dataset: Dataset, config: ConfigDict) -> dict[str, Adjacency
         knn.check_installed(config.graph.knn)
     graphs = {"user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items)}
     for side in sides:
+        if side.is_off:
+            continue
         graphs[f"{side.name}_{side.name}"] = make_adjacency(side.combined(), (side.name,))
     return graphs
 
@@ -52,9 +56,14 @@ class _Side:
         self._dataset, self._config = dataset, config
         self._num_nodes = {"user": dataset.num_users, "item": dataset.num_items}[name]
         self._k = graph[f"{name}_knn_k"]
-        self._weight = graph[f"{name}_cooccurrence_weight"]
+        neighbours = {"user": "user_interest", "item": "item_semantic"}[name]
+        cooccurrence, similarity = graph[f"{name}_cooccurrence"], graph[neighbours]
+        self.is_off = not (cooccurrence or similarity)
+        # Of a relation that is switched off, the other takes the weight.
+        self._weight = graph[f"{name}_cooccurrence_weight"] if cooccurrence and similarity else float(cooccurrence)
         self._modality_weights = graph[f"{name}_modality_weights"]
-        self.has_neighbours = self._weight != 1
+        self.has_neighbours = self._weight != 1 and not self.is_off
+        self.has_cooccurrence = self._weight != 0 and not self.is_off
         self.knn_method = knn.choose_method(graph.knn, self._num_nodes)
 
     def combined(self) -> scipy.sparse.csr_array:
@@ -71,16 +80,15 @@ class _Side:
         settings: dict[str, Any] = {"k": self._k}
         if reference:
             # The padding of items goes on where that of users has stopped: it depends on their settings, too.
-            graph = self._config.graph
-            settings["padding"] = [self._config.seed, graph.user_knn_k, graph.user_cooccurrence_weight != 0]
+            users = _Side(self._dataset, self._config, "user")
+            settings["padding"] = [self._config.seed, users._k, users.has_cooccurrence]
 
         def build() -> scipy.sparse.csr_array:
             if not reference:
                 return self._count(None)
             padding = np.random.RandomState(self._config.seed)
-            users = _Side(self._dataset, self._config, "user")
             # One source for both graphs, users first: the order of the published code.
-            if self.name == "item" and users._weight != 0:
+            if self.name == "item" and users.has_cooccurrence:
                 users._count(padding)
             return self._count(padding)
 
