@@ -282,7 +282,7 @@ def test_tables_of_other_sizes_are_refused(moved, folder):
 def test_blocks_hold_the_graph(num_devices):
     kinds = (13, 5)
     dense = scipy.sparse.random_array((18, 18), density=0.3, rng=np.random.default_rng(1), dtype=np.float32).toarray()
-    sharded = shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), symmetric=False), kinds, num_devices, "x")
+    sharded = shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), ("user",)), kinds, num_devices, "x")
     held = [-(-kind // num_devices) for kind in kinds]
     padded = np.zeros((num_devices * sum(held),) * 2, np.float32)
     order = [
@@ -304,7 +304,7 @@ def test_blocks_hold_the_graph(num_devices):
                 np.testing.assert_array_equal(block[:size, :size], expected)
                 assert (np.diff(blocks.rows[row].astype(np.int64) * (size + 1) + blocks.columns[row]) >= 0).all()
     with pytest.raises(ValueError, match="must add up to the 18 nodes"):
-        shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), symmetric=False), (13, 6), num_devices, "x")
+        shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), ("user",)), (13, 6), num_devices, "x")
 
 
 @pytest.mark.parametrize("num_devices", [3, 8, 70])
