@@ -1,6 +1,7 @@
 """What the tests share: a compilation cache for the session, and a config small enough to train in a test."""
 
 import os
+import re
 import shutil
 import tempfile
 
@@ -26,6 +27,19 @@ def _forget_compiled_programs():
     import jax
 
     jax.clear_caches()
+
+
+@pytest.fixture
+def built_graphs(caplog):
+    """A function that gives the names of the graphs that were built since it was last called, in order."""
+    caplog.set_level("INFO", logger="absl")
+
+    def names() -> list[str]:
+        said = [re.match(r"graph (.*): \d+ nodes", record.getMessage()) for record in caplog.records]
+        caplog.clear()
+        return [match[1] for match in said if match]
+
+    return names
 
 
 # The demo, shrunk.

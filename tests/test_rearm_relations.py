@@ -1,7 +1,5 @@
 """REARM's graphs: the weighted relations, each built, cached and built again for what shapes it and nothing else."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -78,16 +76,9 @@ def weighted_relations(dataset, config):
 
 
 @pytest.fixture
-def built(caplog):
+def built(built_graphs):
     """A function that gives the names of the relations built since it was last called."""
-    caplog.set_level("INFO", logger="absl")
-
-    def names():
-        said = [re.match(r"graph (.*): \d+ nodes", record.getMessage()) for record in caplog.records]
-        caplog.clear()
-        return {match[1] for match in said if match} - {"user-item"}
-
-    return names
+    return lambda: set(built_graphs()) - {"user-item"}
 
 
 # Content
