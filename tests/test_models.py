@@ -13,7 +13,7 @@ import scipy.stats
 from rearm_jax import default
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.experiment import init_params, make_experiment
+from rearm_jax.experiment import build_experiment, init_params, make_experiment
 from rearm_jax.graphs.relations import user_interest_features
 from rearm_jax.models.lightgcn import Model as LightGCN
 from rearm_jax.models.rearm import REARM, attention
@@ -23,6 +23,7 @@ from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
 from rearm_jax.parallel.rows import ALONE, Nodes
 from rearm_jax.recommender.contract import Batch
 from rearm_jax.training.step import TrainState, train_step
+from tests.conftest import tiny_config
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 NUM_USERS, NUM_ITEMS, WIDTH, D = 41, 31, 6, 8
@@ -349,3 +350,10 @@ def test_lightgcn_equals_dense_propagation(num_layers):
     np.testing.assert_allclose(some.users, expected[[3, 3]], atol=1e-6)
     np.testing.assert_allclose(some.items, expected[[NUM_USERS + 30]], atol=1e-6)
     assert_normal(params["user_id_table"], 0.1)
+
+
+def test_lightgcn_builds_one_graph(tmp_path, built_graphs):
+    experiment = build_experiment(tiny_config(model__name="lightgcn", graph__cache_dir=str(tmp_path)))
+    assert built_graphs() == ["user-item"]
+    assert list(experiment.inputs) == ["user_item"]
+    assert list(tmp_path.iterdir()) == []
