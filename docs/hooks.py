@@ -91,13 +91,13 @@ def _table(settings: Mapping[str, Setting]) -> str:
         allowed = setting.rule.allowed + (f"; at most the number of {setting.at_most}" if setting.at_most else "")
         later = " *May change when a run is resumed.*" if name in MAY_DIFFER else ""
         cells = f"`config.{name}`", f"`{_shown(setting.default)}`", allowed, _sentence(setting.meaning) + later
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
 
 
 def _rules(rules: Iterable[JointRule]) -> str:
     return "\n".join(
-        f"- `config.{rule.name}` must be {rule.allowed} (looks at `config.{rule.other}`)." for rule in rules
+        f"- `config.{rule.name}` must be {_cell(rule.allowed)} (looks at `config.{rule.other}`)." for rule in rules
     )
 
 
@@ -108,3 +108,7 @@ def _shown(value: Any) -> str:
 def _sentence(meaning: str) -> str:
     """A meaning as a sentence: a capital at the start unless it is a name in quotes, a stop at the end."""
     return meaning[0].upper() + meaning[1:] + ("" if meaning.endswith((".", ")")) else ".")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
