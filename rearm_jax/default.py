@@ -29,7 +29,7 @@ SETTINGS = {
     "protocol": Setting(
         "strict",
         choice("strict", "reference"),
-        '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/fidelity.md)',
+        '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/how-it-works.md)',
     ),
     "seed": Setting(0, integer(0), "of everything that is drawn: parameters, order, negatives, dropout, padding"),
     "num_epochs": Setting(1000, integer(1), "upper limit; early stopping usually ends the run before it"),

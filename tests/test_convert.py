@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy
 import scipy.sparse as sp
 import torch
-from rearm_jax.graphs.build import Graphs
 
 from rearm_jax.config import to_json
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
@@ -81,12 +80,12 @@ def test_the_run_has_the_representations_of_the_original(original):
     folder, arrays, _ = original
     trained = load_trained(str(folder / "run"))
     # Those of the file: the original padded short rows of co-occurrence with draws from a generator of its own.
-    graphs = Graphs(
-        user_item=make_adjacency(sp.csr_array(arrays["graph/norm_adj"]), symmetric=True),
-        user_user=make_adjacency(sp.csr_array(arrays["graph/user_user"]), symmetric=False),
-        item_item=make_adjacency(sp.csr_array(arrays["graph/item_item"]), symmetric=False),
-    )
-    trained = dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, graphs=graphs))
+    graphs = {
+        "user_item": make_adjacency(sp.csr_array(arrays["graph/norm_adj"]), ("user", "item"), symmetric=True),
+        "user_user": make_adjacency(sp.csr_array(arrays["graph/user_user"]), ("user",)),
+        "item_item": make_adjacency(sp.csr_array(arrays["graph/item_item"]), ("item",)),
+    }
+    trained = dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, inputs=graphs))
     found = np.concatenate([trained.representations.users, trained.representations.items])
     np.testing.assert_allclose(found, arrays["out/representation"], rtol=0, atol=1e-6)
 

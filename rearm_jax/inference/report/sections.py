@@ -42,10 +42,7 @@ def training(drawing: Drawing, metric: str) -> Markup:
 
 
 def without_features(model: str) -> Markup:
-    text = (
-        f"{title(model)} has no modalities: it learns from ID embeddings and the user-item graph alone, so that "
-        "there is nothing modal to share or to keep apart."
-    )
+    text = f"{title(model)} has no modalities, so that there is nothing modal to share or to keep apart."
     return _section("features", text)
 
 
@@ -132,7 +129,7 @@ def graphs(drawing: Drawing, sides: Sequence[GraphSide], model: str) -> Markup:
         "Who interacted with what (user-item)"
         + (", users alike by co-occurrence and interest (user-user)" if "user-user" in names else "")
         + (", items alike by co-occurrence and features (item-item)" if "item-item" in names else "")
-        + f". These are the graphs that {title(model)} reads."
+        + f". {title(model)} learns from these."
     )
     caption = (
         "Share of the nodes with at least as many train interactions, or that at least as many others list among "
