@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,11 @@ def encode_texts(
 
     Raises:
         ConfigError: a package is missing.
-        DataError: the model cannot be loaded.
+        DataError: all texts are empty, or the model cannot be loaded.
     """
     check_encoder_installed()
     given = [number for number, text in enumerate(texts) if text]
+    _refuse_nothing(given, "texts")
     contents = {number: hashlib.sha256(texts[number].encode()).digest() for number in given}
     encoder = _Encoder(find_model(model_name), device)
 
@@ -107,10 +108,11 @@ def encode_images(
 
     Raises:
         ConfigError: a package is missing.
-        DataError: the model cannot be loaded, or a picture cannot be read; the message names the file.
+        DataError: there is no picture, or one cannot be read, or the model cannot be loaded.
     """
     check_encoder_installed(pictures=True)
     given = {number: path for number, path in enumerate(paths) if path is not None}
+    _refuse_nothing(given, "pictures")
     contents = {number: _file_digest(path) for number, path in given.items()}
     encoder = _Encoder(find_model(model_name), device)
 
@@ -123,6 +125,12 @@ def encode_images(
 
     features, _ = _encode(len(paths), list(given), contents, encode, encoder, cache_dir, "pictures")
     return features, {"missing": len(paths) - len(given)}
+
+
+def _refuse_nothing(given: Collection[int], what: str) -> None:
+    """Raises DataError before a model is looked for, and whatever the cache holds."""
+    if not given:
+        raise DataError(f"no item has any of the {what}: there is nothing to encode")
 
 
 class _Encoder:
@@ -207,8 +215,7 @@ def _encode(
             _keep(cache, keys, vectors, cut)
             place(keys, vectors, cut)
             bar.update(len(chunk))
-    if features is None:
-        raise DataError(f"no item has any of the {what}: there is nothing to encode")
+    assert features is not None  # there was a content at least
     return features, num_cut
 
 
