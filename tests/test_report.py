@@ -24,7 +24,7 @@ from rearm_jax.models.representations import Representations
 from rearm_jax.training.evaluator import Evaluator
 from tests.conftest import tiny_config
 
-pytest.importorskip("sklearn", reason="the report needs scikit-learn: pip install 'rearm-jax[report]'")
+pytest.importorskip("sklearn", reason="the extra report is not installed: no scikit-learn")
 
 
 @pytest.fixture(scope="module")

