@@ -76,7 +76,8 @@ def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str,
     if settings.split != "random":
         counts["times without an offset beside some with one (taken as UTC)"] = read.num_naive
     counts["dropped: blank rows"] = read.num_blank
-    counts[f"dropped: rating below {settings.min_rating}"] = read.num_low
+    if settings.min_rating is not None:
+        counts[f"dropped: rating below {settings.min_rating}"] = read.num_low
     keep = deduplicate(users, items, times, "last" if settings.duplicates == "last" else "first")
     if settings.duplicates == "refuse" and len(keep) < len(users):
         repeated = np.setdiff1d(np.arange(len(users)), keep)
