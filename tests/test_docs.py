@@ -176,7 +176,7 @@ def test_mistakes_are_seen(tmp_path):
     assert broken_links(page, page.read_text()) == ["#another", "gone.md"]
     command = "```sh\npython -m rearm_jax.main --mode evaluate \\\n  --wrkdir runs/demo --config.seed=1\n```\n"
     assert unknown_flags(f"{command}`--min_rating` and `--no-such`") == ["rearm_jax.main --wrkdir", "--no-such"]
-    assert unknown_flags("`python -m rearm_jax.data.prepare --min_rating 4`") == ["rearm_jax.data.prepare --min_rating"]
+    assert unknown_flags("`python -m rearm_jax.data.prepare --min-rating 4`") == ["rearm_jax.data.prepare --min-rating"]
     assert unknown_settings("`config.model.rank`, config.model, `--config.modle.rank=7`; configs/demo.py") == [
         "modle.rank"
     ]
