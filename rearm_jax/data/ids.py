@@ -21,6 +21,8 @@ def refuse_two_spellings(ids: pl.Series, where: str, known: pl.Series, known_whe
         ids: text, without nulls, found in the place that `where` names for the message.
         known: text, without nulls, of `known_where`; may be `ids` again.
     """
+    if not (ids.str.contains(_WHOLE_FLOAT).any() or known.str.contains(_WHOLE_FLOAT).any()):
+        return
     spelt, known_spelt = (
         pl.DataFrame({"id": values}).with_columns(number=pl.col("id").str.replace(_WHOLE_FLOAT, "$1"))
         for values in (ids, known)

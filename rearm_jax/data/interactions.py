@@ -68,13 +68,14 @@ def read_interactions(
             names file and row), or one id has two spellings.
     """
     user_type, item_type = pl.Categorical(pl.Categories.random()), pl.Categorical(pl.Categories.random())
-    parts = []
+    parts, num_cut = [], 0
     for path in paths:
         table = scan_table(path)
         names = column_names(table, path)
         user = pick_column(names, user_column, USER_COLUMNS, path, "users", "--user_column")
         item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "--item_column")
-        columns = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
+        raw = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
+        columns = {side: cut_blanks(text) for side, text in raw.items()}
         sources = {"user": user, "item": item}
         if min_rating is not None:
             rating = pick_column(names, rating_column, RATING_COLUMNS, path, "ratings", "--rating_column")
@@ -85,34 +86,28 @@ def read_interactions(
             columns["time"] = as_times(table, time, path)
             sources["time"] = time
         typed = {**columns, "user": columns["user"].cast(user_type), "item": columns["item"].cast(item_type)}
+        are_cut = {f"{side} is cut": text != columns[side] for side, text in raw.items()}
         with readable(path):
-            part = table.select(**typed).collect(engine="streaming")
+            part = table.select(**typed, **are_cut).collect(engine="streaming")
         part = part.unnest("time") if with_times else part
         _refuse_missing(part, table, columns, sources, path)
-        parts.append(part)
+        num_cut += sum(int(part[name].sum()) for name in are_cut)
+        parts.append(part.drop(are_cut))
 
     num_naive = _count_naive(parts, paths) if with_times else 0
     rows = pl.concat(parts)
     num_rows = len(rows)
     rows = rows.filter(pl.col("user").is_not_null())
     num_blank = num_rows - len(rows)
-    users, user_ids, num_users_cut = _numbered(rows["user"], paths)
-    items, item_ids, num_items_cut = _numbered(rows["item"], paths)
+    users, user_ids = _numbered(rows["user"], paths)
+    items, item_ids = _numbered(rows["item"], paths)
     times = rows["time"].to_numpy() if with_times else None
     num_low = 0
     if min_rating is not None:
         enough = ~rows["low"].to_numpy()
         num_low = len(rows) - int(enough.sum())
         users, items, times = users[enough], items[enough], None if times is None else times[enough]
-    num_cut = num_users_cut + num_items_cut
     return Interactions(users, items, times, user_ids, item_ids, num_blank, num_low, num_cut, num_naive)
-
-
-def _is_empty(ids: pl.Series) -> pl.Series:
-    """Whether there is nothing but blanks, in a categorical column."""
-    seen = ids.unique()
-    empty = seen.filter(seen.cast(pl.String).str.strip_chars() == "")
-    return ids.is_null() | ids.to_physical().is_in(empty.to_physical().to_list())
 
 
 def _refuse_missing(
@@ -123,11 +118,9 @@ def _refuse_missing(
     path: str | os.PathLike,
 ) -> None:
     """Raises DataError for the first row that lacks a value; a row with nothing in any column is blank, and fine."""
-    empty = part.select(pl.col(name).is_null().any() for name in columns).row(0)
-    if not (any(empty) or _is_empty(part["user"]).any() or _is_empty(part["item"]).any()):
+    if not any(part[name].has_nulls() for name in columns):
         return
     # Read again, with the values as they are in the file: only now are row numbers and other columns worth their time.
-    columns = {**columns, "user": cut_blanks(columns["user"]), "item": cut_blanks(columns["item"])}
     raw = {f"raw {name}": pl.col(source).cast(pl.String) for name, source in sources.items()}
     checked = table.select(**columns, **raw, blank=pl.all_horizontal(pl.all().is_null())).with_row_index("row", 1)
     checked = checked.unnest("time") if "time" in columns else checked
@@ -168,26 +161,19 @@ def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLik
     return num_naive
 
 
-def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Numbers of categorical ids in the order of the ids, the ids, and how many rows had blanks around them."""
-    seen = pl.DataFrame({"raw": ids.unique()}).select(
-        code=pl.col("raw").to_physical(), raw=pl.col("raw").cast(pl.String)
-    )
-    seen = seen.with_columns(id=cut_blanks(pl.col("raw")))
-    names = seen.select("id").unique().sort(pl.col("id").str.len_chars(), "id")["id"]
+def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of categorical ids in the order of the ids, and the ids."""
+    seen = pl.DataFrame({"id": ids.unique()}).select(code=pl.col("id").to_physical(), id=pl.col("id").cast(pl.String))
+    seen = seen.sort(pl.col("id").str.len_chars(), "id")
     where = ", ".join(map(str, paths))
-    for what, wrong in (
-        (f"has more than {_MAX_ID_LENGTH} characters", names.filter(names.str.len_chars() > _MAX_ID_LENGTH)),
-        ("holds a NUL character", names.filter(names.str.contains("\0", literal=True))),
+    for name, rows in (
+        (f"has more than {_MAX_ID_LENGTH} characters", seen.filter(pl.col("id").str.len_chars() > _MAX_ID_LENGTH)),
+        ("holds a NUL character", seen.filter(pl.col("id").str.contains("\0", literal=True))),
     ):
-        if len(wrong):
-            raise DataError(f"{where}: the id {wrong[0][:80]!r} {what}; is it the right column?")
-    refuse_two_spellings(names, where, names, "the same column")
+        if len(rows):
+            raise DataError(f"{where}: the id {rows['id'][0][:80]!r} {name}; is it the right column?")
+    refuse_two_spellings(seen["id"], where, seen["id"], "the same column")
     codes = seen["code"].to_numpy()
-    number, is_cut = (np.zeros(1 + codes.max(initial=0), dtype) for dtype in (np.int64, bool))
-    number[codes] = seen.join(pl.DataFrame({"id": names}).with_row_index("number"), on="id", maintain_order="left")[
-        "number"
-    ]
-    is_cut[codes] = seen["id"] != seen["raw"]
-    codes = ids.to_physical().to_numpy()
-    return number[codes], names.to_numpy().astype(np.str_), int(is_cut[codes].sum())
+    number = np.zeros(1 + codes.max(initial=0), np.int64)
+    number[codes] = np.arange(len(codes))
+    return number[ids.to_physical().to_numpy()], seen["id"].to_numpy().astype(np.str_)
