@@ -225,7 +225,7 @@ def _parts(value: object) -> list[str]:
 
 def _read_parquet_features(path: str | os.PathLike, id_column: str | None) -> tuple[pl.Series, np.ndarray]:
     """Ids as they are written, and features (n, d)."""
-    table = scan_table(path)
+    table = pl.scan_parquet(os.fspath(path), glob=False)
     names = column_names(table, path)
     item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
     schema = table.collect_schema()

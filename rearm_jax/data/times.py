@@ -4,7 +4,7 @@ import os
 
 import polars as pl
 
-from rearm_jax.data.tables import NUMBER, readable
+from rearm_jax.data.tables import readable
 
 TIME = pl.Struct({"time": pl.Float64, "has_offset": pl.Boolean})
 _SECONDS_A_DAY = 24 * 60 * 60
@@ -30,12 +30,12 @@ def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr
         has_offset = pl.lit(isinstance(dtype, pl.Datetime) and dtype.time_zone is not None)
         time = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us").cast(pl.Float64)
         return pl.struct(time=time, has_offset=pl.when(time.is_not_null()).then(has_offset))
-    text = column.cast(pl.String)
+    text, number = column.cast(pl.String), as_number(name)
     with readable(path):
-        first = table.select(text.drop_nulls().head(1)).collect(engine="streaming")
-    if len(first) and not NUMBER.fullmatch(first.item()):
+        first = table.filter(column.is_not_null()).head(1).select(number).collect(engine="streaming")
+    if first.to_series().has_nulls():
         return text.map_batches(parse_iso, return_dtype=TIME, is_elementwise=True)
-    return pl.struct(time=as_number(name), has_offset=pl.lit(None, pl.Boolean))
+    return pl.struct(time=number, has_offset=pl.lit(None, pl.Boolean))
 
 
 def as_number(name: str) -> pl.Expr:
