@@ -35,6 +35,11 @@ def write(path, text):
     return path
 
 
+def place(path, row):
+    """How messages name a row, counted from 1."""
+    return f"{path}, row {row}"
+
+
 def pairs(found):
     return {(found.user_ids[user], found.item_ids[item]) for user, item in zip(found.users, found.items, strict=True)}
 
@@ -51,7 +56,7 @@ def test_an_empty_id_is_refused_however_it_is_written(tmp_path, name, side):
     path = write(tmp_path / name, text)
     with pytest.raises(DataError) as caught:
         read_interactions([path])
-    assert str(caught.value).startswith(f"{path}, row 2, column '{side}': the value is missing")
+    assert str(caught.value).startswith(f"{place(path, 2)}, column '{side}': the value is missing")
 
 
 @pytest.mark.parametrize("value", ["", "  ", None])
@@ -62,14 +67,15 @@ def test_an_empty_id_in_parquet(tmp_path, value):
 
 
 def test_a_row_without_both_ids_is_blank_only_if_nothing_else_is_there(tmp_path):
-    path = write(tmp_path / "log.csv", "user,item,n\na,x,1\n\n,,\nb,y,2\n")
+    path = write(tmp_path / "log.csv", "user,item,n\na,x,1\n,,\nb,y,2\n")
     found = read_interactions([path])
     assert pairs(found) == {("a", "x"), ("b", "y")}
-    assert found.num_blank == 2
+    assert found.num_blank == 1
     for row in (",,3", '"","",', " , ,"):
-        write(path, f"user,item,n\na,x,1\n\n{row}\n")
-        with pytest.raises(DataError, match="row 3, column 'user': the value is missing"):
+        write(path, f"user,item,n\na,x,1\n,,\n{row}\n")
+        with pytest.raises(DataError) as caught:
             read_interactions([path])
+        assert str(caught.value).startswith(f"{place(path, 3)}, column 'user': the value is missing")
 
 
 def test_blanks_around_ids_are_cut_and_counted(tmp_path):
@@ -105,11 +111,11 @@ def test_other_ids_that_look_like_numbers_are_their_own(tmp_path):
 
 
 def test_items_are_joined_by_the_id_without_blanks(tmp_path):
-    one = write(tmp_path / "a.csv", "item,title\n x ,One\nother,Two\n,\n\nother,Three\ny,\nx,Again\n")
+    one = write(tmp_path / "a.csv", "item,title\n x ,One\nother,Two\n,\nother,Three\ny,\nx,Again\n")
     two = write(tmp_path / "b.jsonl", '{"item": "z", "title": "Four"}\n{"item": "more"}\n{"item": "other "}\n')
     texts, counts = read_item_columns([one, two], ["title"], np.array(["x", "y", "z", "w"]))
     assert texts == {"title": ["One", "", "Four", ""]}
-    assert counts == {"absent": 1, "others": 2, "again": 1, "blank": 2, "cut": 2}
+    assert counts == {"absent": 1, "others": 2, "again": 1, "blank": 1, "cut": 2}
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -117,7 +123,7 @@ def test_an_empty_id_of_a_table_of_items(tmp_path, name):
     path = write(tmp_path / name, EMPTY[name])
     with pytest.raises(DataError) as caught:
         read_item_columns([path], ["user"], np.array(["x"]))
-    assert str(caught.value).startswith(f"{path}, row 2, column 'item': the id is empty")
+    assert str(caught.value).startswith(f"{place(path, 2)}, column 'item': the id is empty")
 
 
 @pytest.mark.parametrize(("known", "there"), [("12", "12.0"), ("12.0", "12")])

@@ -63,9 +63,9 @@ def read_item_columns(
             is_blank=pl.all_horizontal(raw.is_null(), *(text.is_null() for text in chosen.values())),
             **chosen,
         ).with_row_index("row", 1)
-        matched = read.join(wanted, on="id", how="left").with_columns(
-            pl.when(pl.col("number").is_not_null()).then(pl.col(name))
-            for name in chosen  # what nobody wants is let go
+        matched = read.join(wanted, on="id", how="left")
+        matched = matched.with_columns(  # texts that nobody wants take no memory
+            pl.when(pl.col("number").is_not_null()).then(pl.col(name)) for name in chosen
         )
         with readable(path):
             rows = matched.collect(engine="streaming").sort("row")
