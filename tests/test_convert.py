@@ -223,5 +223,5 @@ def test_files_and_folders_that_will_not_do(original, tmp_path):
 def test_a_missing_package_is_named(original, tmp_path, monkeypatch):
     folder, _, config = original
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[convert\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[convert\]'"):
         to_run(folder / "weights.pt", config, tmp_path / "run")

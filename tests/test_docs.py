@@ -50,7 +50,7 @@ def flags_of(module: str) -> set[str]:
             name, function = call.args[0].value, call.func
             if isinstance(function, ast.Attribute) and function.attr.startswith("DEFINE_"):
                 names.add(f"--{name}")
-            elif isinstance(name, str) and re.fullmatch("--[a-z][a-z-]+", name):
+            elif isinstance(name, str) and re.fullmatch("--[a-z][a-z_-]+", name):
                 names.add(name)
     return names
 
@@ -177,8 +177,8 @@ def test_mistakes_are_seen(tmp_path):
     page.write_text("# A title\n\n[a](#a-title) [b](#another) [c](gone.md) [d](https://example.org)\n")
     assert broken_links(page, page.read_text()) == ["#another", "gone.md"]
     command = "```sh\npython -m rearm_jax.main --mode evaluate \\\n  --wrkdir runs/demo --config.seed=1\n```\n"
-    assert unknown_flags(f"{command}`--min-rating` and `--no-such`") == ["rearm_jax.main --wrkdir", "--no-such"]
-    assert unknown_flags("`python -m rearm_jax.data.prepare --min_rating 4`") == ["rearm_jax.data.prepare --min_rating"]
+    assert unknown_flags(f"{command}`--min_rating` and `--no-such`") == ["rearm_jax.main --wrkdir", "--no-such"]
+    assert unknown_flags("`python -m rearm_jax.data.prepare --min-rating 4`") == ["rearm_jax.data.prepare --min-rating"]
     assert unknown_settings("`config.model.rank`, config.model, `--config.modle.rank=7`; configs/demo.py") == [
         "modle.rank"
     ]

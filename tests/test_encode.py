@@ -189,7 +189,7 @@ def test_refusals(tmp_path, vit, pictures):
 
 def test_a_missing_extra_names_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[encode\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[encode\]'"):
         encode_texts(["a"])
 
 
@@ -202,3 +202,26 @@ def test_a_model_that_cannot_be_downloaded(monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", unreachable)
     with pytest.raises(DataError, match=r"'nobody/nothing' is no folder here.*no network.*Name a folder"):
         find_model("nobody/nothing")
+
+
+def test_nothing_to_encode_is_refused_whatever_the_cache_holds(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(encode, "check_encoder_installed", lambda pictures=False: None)
+    monkeypatch.setattr(
+        encode._Encoder, "vectors", lambda self, inputs, batch_size: np.ones((len(inputs), 3), np.float32)
+    )
+    monkeypatch.setattr(encode._Encoder, "are_cut", lambda self, texts: np.zeros(len(texts), bool))
+    monkeypatch.setattr(encode, "_picture", lambda path: path)
+    (tmp_path / "a.png").write_bytes(b"picture")
+    for encoded, empty, function in (
+        (["a", ""], ["", ""], encode_texts),
+        ([str(tmp_path / "a.png"), None], [None, None], encode_images),
+    ):
+        options = {"model_name": str(tmp_path / "model"), "cache_dir": tmp_path / "cache"}
+        for _ in ("cold", "warm"):
+            with pytest.raises(DataError, match=r"no item has any of the \w+: there is nothing to encode"):
+                function(empty, **options)
+            assert function(encoded, **options)[0].tolist() == [[1, 1, 1], [0, 0, 0]]
+    with pytest.raises(DataError, match="nothing to encode"):  # before a model is looked for
+        encode_texts([""], model_name=str(tmp_path / "no model"))

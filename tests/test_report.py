@@ -25,7 +25,7 @@ from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import place
 from tests.conftest import tiny_config
 
-pytest.importorskip("sklearn", reason="the report needs scikit-learn: pip install 'rearm-jax[report]'")
+pytest.importorskip("sklearn", reason="the extra report is not installed: no scikit-learn")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.config import to_json
-from rearm_jax.errors import RearmError
+from rearm_jax.errors import RearmError, how_to_install
 from rearm_jax.evaluation.ranking import UserBlocks, rank_scores
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_folder, output_folder
@@ -59,7 +59,7 @@ def export_run(trained: Trained, out_dir: str | os.PathLike) -> None:
             write_index(folder / "items.faiss", items)
             check_index(folder / "items.faiss", users, items)
         else:
-            logging.info("no index for faiss, which is not installed: pip install 'rearm-jax[faiss]' (or faiss-cpu)")
+            logging.info("no index for faiss, which is not installed: %s", how_to_install("faiss"))
         (folder / "config.json").write_text(to_json(trained.experiment.config) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(
             _readme(trained, users, items, names is not None, has_index), encoding="utf-8"
