@@ -30,8 +30,7 @@ def default_config(**data: Any) -> ConfigDict:
     """Every setting at its default (rearm_jax/default.py), locked: fields can be changed, and none added by mistake.
 
     Args:
-      data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",). The modalities
-        weigh the same in the graphs, as many as there are.
+      data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",).
 
     Raises:
       ConfigError: config.data has no such field, or its value is of another type.
@@ -43,8 +42,6 @@ def default_config(**data: Any) -> ConfigDict:
         config.data.update(data)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"config.data: {error.args[0]}") from error
-    count = len(config.data.modalities)
-    config.graph.user_modality_weights = config.graph.item_modality_weights = (1 / max(count, 1),) * count
     return config
 
 

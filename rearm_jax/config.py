@@ -42,14 +42,28 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     _raise_if_any([f"{n} = {k}: too large, the data has {limit} {what}" for n, k, limit, what in sizes if k > limit])
 
 
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The settings as a run has them and saves them, locked: modality weights of () are equal shares.
+
+    Raises:
+      ConfigError: see `check_config`.
+    """
+    return from_json(to_json(config))
+
+
+def modality_weights(weights: tuple, num_modalities: int) -> tuple:
+    """`weights`, or equal shares where they are ()."""
+    return weights or (1 / num_modalities,) * num_modalities
+
+
 def to_json(config: ConfigDict) -> str:
-    """The settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
+    """The resolved settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
 
     Raises:
       ConfigError: see `check_config`.
     """
     check_config(config)
-    return json.dumps(_nest(_flatten(config)), indent=2, sort_keys=True)
+    return json.dumps(_nest(_resolved(_flatten(config))), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -67,12 +81,12 @@ def from_json(text: str) -> ConfigDict:
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     values = ADDED_LATER | values
     _check(values)
-    return ConfigDict(_nest(values)).lock()
+    return ConfigDict(_nest(_resolved(values))).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the order of SCHEMA."""
-    saved, current = _flatten(saved), _flatten(current)
+    saved, current = _resolved(_flatten(saved)), _resolved(_flatten(current))
     return [name for name in SCHEMA if name not in MAY_DIFFER and saved[name] != current[name]]
 
 
@@ -156,6 +170,13 @@ def _flatten(section: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
         is_section = isinstance(value, dict) and name in SECTIONS
         values |= _flatten(value, f"{name}.") if is_section else {name: value}
     return values
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked values, open ones filled in."""
+    weights = ("graph.user_modality_weights", "graph.item_modality_weights")
+    count = len(values["data.modalities"])
+    return {**values, **{name: modality_weights(values[name], count) for name in weights}}
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:

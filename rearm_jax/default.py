@@ -50,8 +50,8 @@ def get_config() -> ConfigDict:
                 "item_knn_k": 10,  # neighbours of an item in the co-occurrence and semantic graphs
                 "user_cooccurrence_weight": 0.4,  # the rest is the weight of the interest graph
                 "item_cooccurrence_weight": 0.2,  # the rest is the weight of the semantic graph
-                "user_modality_weights": (0.5, 0.5),  # of each modality in the user interest graph; sums to 1
-                "item_modality_weights": (0.5, 0.5),  # of each modality in the item semantic graph; sums to 1
+                "user_modality_weights": (),  # of each modality in the user interest graph; (): equal shares
+                "item_modality_weights": (),  # of each modality in the item semantic graph; (): equal shares
                 "knn": "auto",  # "exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes
                 "cache_dir": ".cache/graphs",  # built graphs are kept here; "" switches the cache off
             },

@@ -11,7 +11,7 @@ import optax
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_against_data, check_config
+from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
@@ -39,7 +39,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read or compiled.
       DataError: the data cannot be used.
     """
-    check_config(config)
+    config = resolve(config)
     dataset = _load(config.data)
     check_against_data(config, dataset.num_users, dataset.num_items)
     logging.info("%s", summary(dataset, config.protocol))

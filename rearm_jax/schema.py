@@ -49,8 +49,8 @@ _MODALITIES = Rule(
 )
 _MODALITY_WEIGHTS = Rule(
     float,
-    "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8)",
-    lambda weights: all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6,
+    "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8), or () for equal shares",
+    lambda weights: not weights or all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6,
     many=True,
 )
 _CUT_OFFS = Rule(
@@ -121,10 +121,16 @@ SCHEMA = {
 }
 SECTIONS = {"data.synthetic", *(name.split(".")[0] for name in SCHEMA if "." in name)}
 
+
+
+def _one_each(weights: tuple, modalities: tuple) -> bool:
+    return len(weights) in (0, len(modalities))
+
+
 # (field, another field, what the first must be, whether the two values go together)
 JOINT_RULES = (
-    ("graph.user_modality_weights", "data.modalities", "one number for each modality", lambda w, m: len(w) == len(m)),
-    ("graph.item_modality_weights", "data.modalities", "one number for each modality", lambda w, m: len(w) == len(m)),
+    ("graph.user_modality_weights", "data.modalities", "one number for each modality, or ()", _one_each),
+    ("graph.item_modality_weights", "data.modalities", "one number for each modality, or ()", _one_each),
     ("evaluation.metric", "evaluation.ks", "at one of the cut-offs", lambda m, ks: int(m.split("@")[1]) in ks),
     ("data.root", "data.source", "the folder of the data", lambda root, source: root != "" or source != "folder"),
     ("data.synthetic.interactions_per_user", "data.synthetic.num_items", "at most the number of items", operator.le),

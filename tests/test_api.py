@@ -12,7 +12,7 @@ import pytest
 
 import rearm_jax
 from rearm_jax import default_config, evaluate, recommend, train
-from rearm_jax.config import check_config
+from rearm_jax.config import check_config, resolve
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import tiny_config
@@ -104,7 +104,10 @@ def test_default_config_weighs_the_modalities_alike():
     config = default_config(root="x", modalities=["a", "b", "c"])
     check_config(config)
     assert config.data.modalities == ("a", "b", "c")
-    assert config.graph.user_modality_weights == config.graph.item_modality_weights == pytest.approx([1 / 3] * 3)
+    weights = resolve(config).graph
+    assert weights.user_modality_weights == weights.item_modality_weights == pytest.approx([1 / 3] * 3)
+    config.data.modalities = ("a",)
+    assert resolve(config).graph.user_modality_weights == (1.0,)
     with pytest.raises(AttributeError, match="rnak"):
         config.model.rnak = 7
 

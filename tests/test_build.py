@@ -159,6 +159,16 @@ def test_impossible_settings_are_refused_and_leave_no_file(tmp_path, changes, pr
     assert not list(tmp_path.iterdir())
 
 
+def test_open_modality_weights_are_equal_shares(tmp_path):
+    dataset = small_data(num_modalities=3)
+    shares = dict.fromkeys(("user_modality_weights", "item_modality_weights"), (1 / 3,) * 3)
+    explicit = build_graphs(dataset, small_config(tmp_path, 3, **shares), "strict", 0)
+    config = small_config(tmp_path, 3, **dict.fromkeys(shares, ()))
+    assert_same(build_graphs(dataset, config, "strict", 0), explicit)
+    only_file(tmp_path)  # the cache knows them as the same
+    assert config.user_modality_weights == ()
+
+
 # The cache
 
 

@@ -31,10 +31,8 @@ MODALITIES = ("image", "text", "audio")
 
 def make_config(num_modalities=2, **model):
     config = default.get_config()
-    weights = (1 / num_modalities,) * num_modalities
     config.data.modalities = MODALITIES[:num_modalities]
     config.graph.update(user_knn_k=5, item_knn_k=4, cache_dir="")
-    config.graph.update(user_modality_weights=weights, item_modality_weights=weights)
     config.model.update({"embedding_dim": D, "num_layers": 2, **model})
     return config
 

@@ -109,8 +109,6 @@ def test_attention_of_one_and_of_three_modalities():
             tiny_config(
                 data__modalities=names,
                 data__synthetic__modalities=names,
-                graph__user_modality_weights=(1 / len(names),) * len(names),
-                graph__item_modality_weights=(1 / len(names),) * len(names),
             )
         )
         inside = look_inside(experiment, random_params(experiment))

@@ -16,6 +16,7 @@ import scipy.sparse
 from absl import logging
 from ml_collections import ConfigDict
 
+from rearm_jax.config import modality_weights
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
@@ -59,6 +60,10 @@ def build_graphs(dataset: Dataset, graph_config: ConfigDict, protocol: str, seed
     """
     if protocol not in ("strict", "reference"):
         raise ValueError(f'protocol must be "strict" or "reference", got {protocol!r}')
+    graph_config = graph_config.copy_and_resolve_references()
+    with graph_config.unlocked():
+        for name in ("user_modality_weights", "item_modality_weights"):
+            graph_config[name] = modality_weights(graph_config[name], len(dataset.features))
     sizes = dataset.num_users, dataset.num_items
     user_item = _timed("user-item", lambda: relations.user_item_graph(dataset.train, *sizes))
     path = _cache_path(dataset, graph_config, protocol, seed) if graph_config.cache_dir else None
