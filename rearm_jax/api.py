@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from rearm_jax.config import check_config
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
-from rearm_jax.experiment import build_experiment
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder
 
 
@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | No
     """
     check_config(config)
     check_run_folder(workdir, config)
-    result, _ = loop.train(build_experiment(config), os.fspath(workdir))
+    result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir))
     return result
 
 
@@ -77,7 +77,7 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
       DataError: its data are not there.
     """
     workdir = os.fspath(workdir)
-    return loop.evaluate_run(build_experiment(run_config(workdir)), workdir)
+    return loop.evaluate_run(open_experiment(run_config(workdir), workdir, brief=True), workdir)
 
 
 def recommend(

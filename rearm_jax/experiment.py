@@ -40,7 +40,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
       DataError: the data cannot be used.
     """
     config = resolve(config)
-    dataset = _load(config.data)
+    dataset = load_data(config.data)
     check_against_data(config, dataset.num_users, dataset.num_items)
     logging.info("%s", summary(dataset, config.protocol))
     return make_experiment(config, dataset)
@@ -148,7 +148,12 @@ def abstract_params(experiment: Experiment) -> dict:
     return jax.eval_shape(lambda key: model.init(key, graphs, train=False)["params"], jax.random.key(0))
 
 
-def _load(data: ConfigDict) -> Dataset:
+def load_data(data: ConfigDict) -> Dataset:
+    """The data that `config.data` names: made on the spot, downloaded where they may be and are missing, or read.
+
+    Raises:
+      DataError: the data cannot be used.
+    """
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
     if data.name and data.download and not os.path.lexists(data.root):

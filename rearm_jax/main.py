@@ -37,6 +37,7 @@ from rearm_jax.inference.visualize import check_report, write_report
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
 from rearm_jax.training.loop import evaluate_run, train
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _MODES = ("train", "evaluate", "recommend", "export", "visualize")
@@ -132,7 +133,7 @@ def _train() -> int:
     workdir = _WORKDIR.value or f"runs/{_config_name()}"
     if not _OVERWRITE.value:
         check_run_folder(workdir, config)
-    experiment = build_experiment(config)
+    experiment = build_experiment(config) if _OVERWRITE.value else open_experiment(config, workdir)
     check_same(experiment)
     if _OVERWRITE.value:
         first_only(clear_run_folder, workdir)
@@ -146,7 +147,7 @@ def _train() -> int:
 
 def _evaluate() -> int:
     workdir = _run_folder()
-    experiment = build_experiment(run_config(workdir, _CONFIG.value))
+    experiment = open_experiment(run_config(workdir, _CONFIG.value), workdir, brief=True)
     check_same(experiment)
     metrics = evaluate_run(experiment, workdir)
     if is_first():

@@ -50,7 +50,7 @@ _MODALITIES = Rule(
 _MODALITY_WEIGHTS = Rule(
     float,
     "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8), or () for equal shares",
-    lambda weights: not weights or all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6,
+    lambda weights: not weights or (all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6),
     many=True,
 )
 _CUT_OFFS = Rule(
@@ -120,7 +120,6 @@ SCHEMA = {
     "log.tensorboard": _SWITCH,
 }
 SECTIONS = {"data.synthetic", *(name.split(".")[0] for name in SCHEMA if "." in name)}
-
 
 
 def _one_each(weights: tuple, modalities: tuple) -> bool:

@@ -94,6 +94,8 @@ def test_evaluate_prints_the_metrics_of_the_result(trained):
     code, stdout, log = run(folder, "--mode=evaluate", "--workdir=runs/tiny")
     assert code == 0, log
     assert json.loads(stdout) == metrics_of(json.loads((folder / "runs/tiny/result.json").read_text()))
+    assert "data: 60 users, 40 items, 353 train interactions" in log
+    assert "split hash" not in log  # the table of the data is for training
 
 
 def test_other_settings_are_refused_unless_overwritten(tmp_path):
@@ -239,7 +241,7 @@ def test_ctrl_c_leaves_no_half_of_the_lists(dispatch, trained, tmp_path, monkeyp
 @pytest.fixture
 def refusing(dispatch, tmp_path, monkeypatch):
     """`dispatch` in an empty folder that stays empty; to open data or a run fails the test."""
-    for name in ("load_trained", "build_experiment"):
+    for name in ("load_trained", "build_experiment", "open_experiment"):
         monkeypatch.setattr(main, name, lambda *_: pytest.fail("went on to work"))
     monkeypatch.chdir(tmp_path)
     yield dispatch

@@ -34,6 +34,7 @@ from rearm_jax.training.loop import stopping_value
 from rearm_jax.training.parallel import replicate
 from rearm_jax.training.placement import first_state, place_graphs, table_rows
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.run_data import data_sizes
 from rearm_jax.training.run_folder import write_config
 
 SUFFIXES = (".safetensors", ".pt")
@@ -65,7 +66,7 @@ def to_run(weights: str | os.PathLike, config: ConfigDict, workdir: str | os.Pat
     params = replicate(_fitting_params(state, experiment, weights))
     metrics = Evaluator(experiment, place_graphs(experiment))(params, "valid")
     value = stopping_value(metrics, config)
-    progress = Progress(experiment.dataset.content_hash)
+    progress = Progress(experiment.dataset.content_hash, sizes=data_sizes(experiment.dataset))
     progress.observe(value)
     rest = first_state(experiment)._replace(opt_state=experiment.tx.init(params)).rest()
     with output_folder(workdir) as folder:

@@ -7,9 +7,10 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.experiment import Experiment
 from rearm_jax.models.representations import Representations
 from rearm_jax.training.loop import best_params
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, saved_config
 
 
@@ -65,7 +66,7 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     config = run_config(workdir, config).copy_and_resolve_references()
     with config.unlocked():
         config.parallel = "data"
-    experiment = build_experiment(config)
+    experiment = open_experiment(config, workdir, brief=True)
     step, params = best_params(experiment, workdir)
     logging.info("step %d of %s", step, workdir)
     return Trained(workdir, step, experiment, params)

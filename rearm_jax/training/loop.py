@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +33,7 @@ from rearm_jax.training.placement import (
 )
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
+from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import PARTS, TrainState, draw_order, steps_per_epoch, train_steps
@@ -118,7 +118,7 @@ def best_params(experiment: Experiment, workdir: str) -> tuple[int, dict]:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        _check_data(experiment, checkpoints.read_progress(step)["content_hash"], workdir)
+        check_data(workdir, checkpoints.read_progress(step), experiment.dataset)
         return step, checkpoints.restore_params(step, state_like(experiment).params)
 
 
@@ -126,7 +126,7 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
     """The state at the latest checkpoint, or a new one."""
     step = checkpoints.resume_step()
     if step is None:
-        return first_state(experiment), Progress(experiment.dataset.content_hash)
+        return first_state(experiment), Progress(experiment.dataset.content_hash, sizes=data_sizes(experiment.dataset))
 
     like = state_like(experiment)
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
@@ -134,7 +134,8 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    _check_data(experiment, progress.content_hash, checkpoints.directory)
+    check_data(checkpoints.directory, saved, experiment.dataset)
+    progress.sizes = data_sizes(experiment.dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
@@ -281,12 +282,6 @@ def _disk_explained(workdir: str) -> Iterator[None]:
             f"{workdir} cannot be written or read: {error}. See that the disk has room and the folder is writable; "
             "the same command goes on from the last checkpoint"
         ) from error
-
-
-def _check_data(experiment: Experiment, content_hash: str, folder: str | os.PathLike) -> None:
-    here = experiment.dataset.content_hash
-    if content_hash != here:
-        raise CheckpointError(f"{folder} was trained on other data: its hash {content_hash}, here {here}")
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, progress: Progress, metric: float) -> None:
