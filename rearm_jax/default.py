@@ -77,6 +77,11 @@ def get_config() -> ConfigDict:
                 "metric": "recall@20",  # validation metric that picks the best checkpoint
                 "block_size": 1024,  # users ranked at a time on one device
             },
+            "checkpoints": {
+                # Of the best step, once it is not among the latest two: "whole", or "params" (a third of the disk, but
+                # training cannot go back to it).
+                "keep": "whole",
+            },
             "log": {
                 "progress": True,  # progress bar (lines when stderr is not a terminal)
                 "tensorboard": True,  # TensorBoard events in the run folder

@@ -116,6 +116,7 @@ SCHEMA = {
     "evaluation.ks": _CUT_OFFS,
     "evaluation.metric": _METRIC,
     "evaluation.block_size": _integer(1),
+    "checkpoints.keep": _choice("whole", "params"),
     "log.progress": _SWITCH,
     "log.tensorboard": _SWITCH,
 }
@@ -141,6 +142,7 @@ JOINT_RULES = (
 MAY_DIFFER = (
     "num_epochs",  # how long: a finished run can be trained on
     "patience",  # how long
+    "checkpoints.keep",  # how much disk
     "log.progress",  # how loudly
     "log.tensorboard",  # how loudly
     "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
@@ -152,4 +154,4 @@ MAY_DIFFER = (
 )
 
 # Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
-ADDED_LATER = {"data.name": "", "data.download": True}
+ADDED_LATER = {"data.name": "", "data.download": True, "checkpoints.keep": "whole"}

@@ -151,6 +151,7 @@ BAD = {
     **dict.fromkeys(
         ("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))
     ),
+    "checkpoints.keep": ("", "best", "Params", None, 2, ("whole",)),
     **dict.fromkeys(("data.source", "model.name"), ("", "REARM", "folder ", None, 1)),
     "graph.knn": ("", "Exact", "approximate", None, 1, ("auto",)),
     "evaluation.ks": ((), (0,), (-5,), (5, 5), (5, 20.0), (True, 20), ("20",), [20], 20, None),
@@ -327,7 +328,7 @@ def test_json_is_neither_written_nor_read_for_impossible_settings():
 
 def test_json_of_the_first_version_is_read():
     tree = shipped("demo").to_dict()
-    del tree["data"]["name"], tree["data"]["download"]
+    del tree["data"]["name"], tree["data"]["download"], tree["checkpoints"]
     assert from_json(json.dumps(tree)) == resolve(shipped("demo"))
 
 
@@ -346,7 +347,15 @@ def test_differences_names_every_field_but_those_that_may_differ():
         changed = value[::-1] + value if isinstance(value, tuple) else other[type(value)](value)
         found += differences(saved, demo_with(weights | {name: changed}))
     may_differ = {"num_epochs", "patience", "log.progress", "log.tensorboard"}
-    may_differ |= {"graph.cache_dir", "data.root", "data.name", "data.download", "evaluation.block_size", "parallel"}
+    may_differ |= {
+        "checkpoints.keep",
+        "graph.cache_dir",
+        "data.root",
+        "data.name",
+        "data.download",
+        "evaluation.block_size",
+        "parallel",
+    }
     assert sorted(found) == sorted(set(SCHEMA) - may_differ)
     assert differences(saved, saved) == []
     assert differences(shipped("baby"), demo_with({}))[0] == "protocol"

@@ -19,6 +19,7 @@ from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import Experiment
 from rearm_jax.graphs.build import Graphs
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.disk import say_disk
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
@@ -55,7 +56,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       CheckpointError: the run folder cannot be resumed or written.
     """
     config = experiment.config
-    with _disk_explained(workdir), Checkpoints(workdir, table_rows(experiment)) as checkpoints:
+    keep = config.checkpoints.keep
+    with _disk_explained(workdir), Checkpoints(workdir, table_rows(experiment), keep) as checkpoints:
         state, progress = _start(experiment, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
@@ -65,6 +67,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             )
             return result, None
 
+        say_disk(experiment, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
         check_shared(epath.Path(workdir) / CONFIG_FILE)
         graphs = place_graphs(experiment)
