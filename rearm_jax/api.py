@@ -5,8 +5,8 @@
     evaluate("runs/mine")
     recommend("runs/mine", users=[3, 17], k=10)
 
-Errors that the caller can mend are RearmErrors (rearm_jax/errors.py). The log is absl's: it says little until
-`absl.logging.set_verbosity(absl.logging.INFO)`.
+Errors that the caller can mend are RearmErrors (rearm_jax/errors.py). The log is absl's. `train` shows it; otherwise it
+says little until `absl.logging.set_verbosity(absl.logging.INFO)`.
 """
 
 import os
@@ -22,6 +22,8 @@ from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
+from rearm_jax.training.display import log_shown
+from rearm_jax.training.outcome import say_weaknesses
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder
 
@@ -45,12 +47,14 @@ def default_config(**data: Any) -> ConfigDict:
     return config
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True) -> dict[str, Any] | None:
     """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does; from the main thread.
 
     Args:
       config: the settings.
       workdir: run folder, made where it is missing.
+      progress: shows the log as the command line does: the data, how far an epoch is, the metrics after each. False:
+        warnings alone.
 
     Returns:
       What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C
@@ -64,7 +68,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | No
     """
     check_config(config)
     check_run_folder(workdir, config)
-    result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir))
+    with log_shown(progress):
+        result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir))
+        if result is not None:
+            say_weaknesses(result, config.evaluation.metric)
     return result
 
 

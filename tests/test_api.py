@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging
 
 import rearm_jax
-from rearm_jax import default_config, evaluate, recommend, train
+from rearm_jax import api, default_config, evaluate, recommend, train
 from rearm_jax.config import check_config, resolve
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
@@ -93,6 +94,30 @@ def test_train_refuses_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.rank = 0"):
         train(config, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [({}, True), ({"progress": False}, False)])
+def test_train_shows_its_progress_unless_told_not_to(tmp_path, monkeypatch, caplog, arguments, shown):
+    def fake(experiment, workdir):
+        logging.info("epoch 1")
+        logging.warning("saved")
+        return None, 2
+
+    monkeypatch.setattr(api, "open_experiment", lambda *_: None)
+    monkeypatch.setattr(api.loop, "train", fake)
+    assert train(tiny_config(), tmp_path / "run", **arguments) is None
+    assert [record.getMessage() for record in caplog.records] == (["epoch 1"] if shown else []) + ["saved"]
+
+
+def test_train_says_what_is_weak_about_the_run(tmp_path, monkeypatch, caplog):
+    metrics = {"valid/recall@10": 0.1, "test/recall@10": 0.1}
+    result = metrics | {"model": "rearm", "best_epoch": 1, "epochs": 2, "yardsticks": {"most_popular": metrics}}
+    monkeypatch.setattr(api, "open_experiment", lambda *_: None)
+    monkeypatch.setattr(api.loop, "train", lambda *_: (result, None))
+    assert train(tiny_config(), tmp_path / "run", progress=False) == result
+    [said] = caplog.records
+    assert said.levelname == "WARNING"
+    assert "does not beat recommending the most popular items" in said.getMessage()
 
 
 def test_train_refuses_the_run_of_other_settings(readme):

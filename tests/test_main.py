@@ -77,7 +77,13 @@ def test_training_shows_data_progress_and_yardsticks(trained):
     row = next(line for line in log.splitlines() if line.startswith("test/recall@10 "))
     values = [result, result["yardsticks"]["most_popular"], result["yardsticks"]["random"]]
     assert row.split()[1:] == [f"{value['test/recall@10']:.4f}" for value in values]
-    assert "run folder: runs/tiny" in log
+    shown = [line.split()[0] for line in log.splitlines() if line.startswith(("valid/", "test/"))]
+    assert shown == ["valid/recall@10", *(f"test/{name}@10" for name in ("recall", "ndcg", "precision", "hitrate"))]
+    assert "run folder: runs/tiny (all metrics: result.json)" in log
+    following = log[log.index("\nnext:\n") :].splitlines()[2:]
+    program = f"{sys.executable} -m rearm_jax.main"
+    assert following[1] == f"  {program} --mode recommend --workdir runs/tiny --users 0,1 --k 10"
+    assert all(line.startswith(f"  {program} --mode ") for line in following)
 
 
 def test_the_same_command_again_says_that_the_run_is_finished(trained):

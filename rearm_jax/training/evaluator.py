@@ -8,6 +8,7 @@ import numpy as np
 
 from rearm_jax.data.dataset import group_by_user
 from rearm_jax.evaluation.metrics import split_metrics
+from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.ranking import UserBlocks, make_blocks, rank_items, rank_scores
 from rearm_jax.experiment import Experiment
 from rearm_jax.graphs.build import Graphs
@@ -23,8 +24,9 @@ class Evaluator:
         """Args: the experiment, and its graphs as they lie on the devices."""
         dataset, settings = experiment.dataset, experiment.config.evaluation
         seen = group_by_user(dataset.train, dataset.num_users)
-        self._graphs = graphs
+        self._graphs, self._dataset = graphs, dataset
         self._ks = tuple(settings.ks)
+        self._k = int(settings.metric.split("@")[1])  # of the lists that are looked at by popularity
         by_row = experiment.config.parallel == "row"
         num_devices = 1 if by_row else jax.device_count()  # that share the blocks; by row, all work on every block
         self._splits = {}
@@ -44,17 +46,22 @@ class Evaluator:
 
         self._rank = run_parallel(experiment, rank)
 
-    def __call__(self, params: dict, split: str) -> dict[str, float]:
+    def __call__(self, params: dict, split: str, by_popularity: bool = False) -> dict[str, Any]:
         """Metrics of a split, `{"valid/recall@20": ...}`, averaged over its users; train items are left out.
 
         Args:
           params: the model's parameters.
           split: "valid" or "test".
+          by_popularity: adds "test_by_popularity", see `found_by_popularity`, at the cut-off of evaluation.metric.
         """
         blocks, users, positives = self._splits[split]
         top_items = jax.device_get(self._rank(params, self._graphs, blocks))
         metrics = split_metrics(top_items, users, positives, self._ks)
-        return {f"{split}/{name}": value for name, value in metrics.items()}
+        named: dict[str, Any] = {f"{split}/{name}": value for name, value in metrics.items()}
+        if by_popularity:
+            lists = top_items[..., : self._k]
+            named[f"{split}_by_popularity"] = found_by_popularity(self._dataset, split, np.asarray(users), lists)
+        return named
 
 
 def _rank_by_row(shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:

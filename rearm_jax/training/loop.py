@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,13 +12,13 @@ import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import Experiment
 from rearm_jax.graphs.build import Graphs
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.disk import say_disk
+from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
@@ -92,7 +91,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, state_like(experiment).params)
-            result = evaluate(params, "valid") | evaluate(params, "test") | describe_run(experiment, progress)
+            result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
+            result |= describe_run(experiment, progress)
             result |= {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
@@ -195,15 +195,7 @@ def _run_epoch(
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     done = int(state.step) - progress.epoch * total
     speed = progress.timed_steps / progress.step_seconds if progress.step_seconds else 0.0
-    bar = tqdm(
-        desc=f"epoch {progress.epoch + 1}",
-        total=total,
-        initial=done,
-        unit="step",
-        leave=False,
-        disable=not (config.log.progress and sys.stderr.isatty()),
-    )
-    with bar:
+    with EpochDisplay(progress.epoch + 1, total, done, config.log.progress) as display:
         while True:
             call_steps = min(total - done, max(1, round(speed * CALL_SECONDS)))
             stopped_by, call_steps = agree(request.signal, call_steps)
@@ -220,7 +212,7 @@ def _run_epoch(
             progress.timed_steps += call_steps
             speed = call_steps / seconds
             done += call_steps
-            bar.update(call_steps)
+            display.update(call_steps)
     check_state(state)
     return state, stopped_by
 
@@ -242,6 +234,7 @@ def _end_epoch(
     if progress.epoch % config.eval_every and progress.epoch < config.num_epochs:
         if writer:
             writer.write(step, {"epoch": progress.epoch} | values)
+        logging.info("epoch %d  step %d  loss %.4f", progress.epoch, step, values["train/loss"])
         return
     start = time.perf_counter()
     values |= evaluate(state.params, "valid")
