@@ -98,6 +98,6 @@ def _for_rare_items(result: Mapping) -> str:
     if result["model"] == "lightgcn":
         return "REARM, which knows rare items by their features, too (--config.model.name=rearm)"
     return (
-        "a smaller --config.graph.item_cooccurrence_weight, which leaves rare items to their features; see in the "
-        "report whether these tell items apart"
+        "a smaller --config.graph.item_cooccurrence_weight, which leaves rare items to their features (the nearest "
+        "neighbours in the report show whether these tell items apart)"
     )
