@@ -1,4 +1,7 @@
-"""Fills docs/settings.md with what rearm_jax/default.py and rearm_jax/schema.py say, each time the site is built."""
+"""Fills docs/settings.md with what rearm_jax/default.py, rearm_jax/schema.py and configs/ say.
+
+    python -m docs.settings_page     # after a change of these; tests/test_docs.py fails until it is done
+"""
 
 import ast
 import importlib
@@ -12,22 +15,25 @@ from ml_collections import ConfigDict
 from rearm_jax import default
 from rearm_jax.schema import JOINT_RULES, MAY_DIFFER, SCHEMA
 
+PAGE = Path(__file__).with_name("settings.md")
 CONFIGS = ("demo", "movielens", "tiktok", "tiktok:lightgcn", "baby", "sports", "clothing")
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """What MkDocs calls for every page; fills settings.md."""
-    return fill(markdown) if page.file.src_uri == "settings.md" else markdown
+def main() -> None:
+    """The command line."""
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def fill(markdown: str) -> str:
-    """settings.md with what is generated in the place of its three marks."""
+    """settings.md with what is generated between its pairs of marks, in the place of what stood there."""
     marks = {"every setting": settings_tables, "joint rules": joint_rules, "configs": configs_table}
     for mark, generate in marks.items():
-        before, comment, after = markdown.partition(f"<!-- {mark} -->")
-        if not comment:
-            raise ValueError(f"docs/settings.md lacks <!-- {mark} -->")
-        markdown = before + generate() + after
+        first, last = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
+        before, begun, rest = markdown.partition(first)
+        _, ended, after = rest.partition(last)
+        if not begun or not ended:
+            raise ValueError(f"docs/settings.md lacks {first.strip()} or {last.strip()}")
+        markdown = f"{before}{first}\n{generate().strip()}\n\n{last}{after}"
     return markdown
 
 
@@ -124,3 +130,7 @@ def _sentence(comment: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
