@@ -1,6 +1,6 @@
 """Fills docs/settings.md with what rearm_jax/default.py, rearm_jax/schema.py and configs/ say.
 
-    python -m docs.settings_page     # after a change of these; tests/test_docs.py fails until it is done
+python -m docs.settings_page     # after a change of these; tests/test_docs.py fails until it is done
 """
 
 import ast

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     """The default settings: protocol strict, a folder of data that `data.root` must name."""
     return ConfigDict(
         {
-            # "strict": no leak. "reference": the published system with its leaks and quirks (see the README).
+            # "strict": no leak. "reference": the published system with its leaks and quirks (see docs/fidelity.md).
             "protocol": "strict",
             "seed": 0,  # of everything that is drawn: parameters, order, negatives, dropout, padding
             "num_epochs": 1000,  # upper limit; early stopping usually ends the run before it

@@ -79,7 +79,7 @@ def unknown_flags(text: str) -> list[str]:
     known = set.union(FOREIGN_FLAGS, *map(flags_of, MODULES))
     known |= {flag for file in (ROOT / "launch").iterdir() for flag in re.findall(r"--[a-z][\w-]*", file.read_text())}
     for code in INLINE_CODE.findall(CODE_BLOCK.sub("", text)):
-        if " -m " not in code and not code.startswith(("pip ", "kubectl ")):
+        if " -m " not in code and not code.removeprefix(".venv/bin/").startswith(("pip ", "kubectl ")):
             unknown += sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) - known)
     return unknown
 
@@ -238,6 +238,28 @@ def test_settings_page_has_every_comment():
 def test_comments_belong_to_their_fields():
     source = '{\n  # above\n  "a": 1,  # behind\n  "b": {  # section\n    "c": 2,\n    "d": 3,  # d\n  },\n}\n'
     assert field_comments(source) == {"a": "above behind", "b": "section", "b.c": "", "b.d": "d"}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "__init__"))
+def test_configs_say_command_time_and_score(name):
+    text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+    assert re.search(rf"^ +python -m rearm_jax\.main --config=configs/{name}\.py .*--workdir=runs/", text, re.M)
+    if name == "default":  # any data
+        assert "Time and score: those of the data" in text
+        return
+    unmeasured = "not measured: features not at hand"
+    for word, unit in (("Time", r"\d s\b"), ("Score", r"test Recall@20 0\.\d+")):
+        [line] = re.findall(rf"^{word}: (.*)$", text, re.M)
+        assert line.startswith(unmeasured) or re.search(unit, line), line
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_pip_is_that_of_the_environment(page):
+    assert re.findall(r"(?<![\w/.])pip (?:install|download).*", page.read_text()) == []
 
 
 def test_project_files_agree():

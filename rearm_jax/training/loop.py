@@ -66,7 +66,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             )
             return result, None
 
-        say_disk(experiment, workdir, is_new=checkpoints.latest_step() is None)
+        if is_first():
+            say_disk(experiment, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
         check_shared(epath.Path(workdir) / CONFIG_FILE)
         graphs = place_graphs(experiment)
