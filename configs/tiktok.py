@@ -4,7 +4,8 @@
     python -m rearm_jax.main --config=configs/tiktok.py:lightgcn --workdir=runs/tiktok_lightgcn
 
 Data: data/tiktok with train.npy, valid.npy, test.npy, image_feat.npy and audio_feat.npy (each 128 wide).
-Running time and scores: see the README.
+Time: 8.8 s an epoch of REARM on 2 cores of an AMD EPYC, 0.33 s of LightGCN.
+Score: test Recall@20 0.089 +- 0.006 and 0.0979 +- 0.0007 (three seeds; docs/results.md).
 """
 
 from ml_collections import ConfigDict

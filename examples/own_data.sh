@@ -3,7 +3,7 @@
 #
 #   examples/own_data.sh [FOLDER]      everything is written below FOLDER (default: runs/own_data)
 #
-# Needs the extras encode, export and report: pip install '.[encode,export,faiss,report]'. PYTHON names the interpreter.
+# Needs extras: .venv/bin/pip install '.[encode,export,faiss,report]', then PYTHON=.venv/bin/python examples/own_data.sh
 # A finished step is not done again; delete FOLDER to start anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."

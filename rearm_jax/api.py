@@ -5,8 +5,8 @@
     evaluate("runs/mine")
     recommend("runs/mine", users=[3, 17], k=10)
 
-Errors that the caller can mend are RearmErrors (rearm_jax/errors.py). The log is absl's: it says little until
-`absl.logging.set_verbosity(absl.logging.INFO)`.
+Errors that the caller can mend are RearmErrors (rearm_jax/errors.py). The log is absl's. `train` shows it; otherwise it
+says little until `absl.logging.set_verbosity(absl.logging.INFO)`.
 """
 
 import os
@@ -16,14 +16,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax.config import for_its_model
-from rearm_jax.default import declared, get_config
+from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
-from rearm_jax.experiment import build_experiment
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
-from rearm_jax.settings import MODALITY_WEIGHTS
 from rearm_jax.training import loop
+from rearm_jax.training.display import log_shown
+from rearm_jax.training.outcome import say_weaknesses
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder
 
 
@@ -32,8 +33,7 @@ def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
 
     Args:
       model: its name, such as "lightgcn".
-      data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",). The modalities
-        weigh the same in the graphs, as many as there are.
+      data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",).
 
     Raises:
       ConfigError: there is no such model, config.data has no such field, or its value is of another type.
@@ -45,19 +45,17 @@ def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
         config.data.update(data)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"config.data: {error.args[0]}") from error
-    count = len(config.data.modalities)
-    for name, setting in declared(model).items():
-        if setting.rule is MODALITY_WEIGHTS:
-            config.update_from_flattened_dict({name: (1 / max(count, 1),) * count})
     return config
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True) -> dict[str, Any] | None:
     """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does; from the main thread.
 
     Args:
       config: the settings.
       workdir: run folder, made where it is missing.
+      progress: shows the log as the command line does: the data, how far an epoch is, the metrics after each. False:
+        warnings alone.
 
     Returns:
       What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C
@@ -71,7 +69,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | No
     """
     config = for_its_model(config)
     check_run_folder(workdir, config)
-    result, _ = loop.train(build_experiment(config), os.fspath(workdir))
+    with log_shown(progress):
+        result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir))
+        if result is not None:
+            say_weaknesses(result, config.evaluation.metric)
     return result
 
 
@@ -84,7 +85,7 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
       DataError: its data are not there.
     """
     workdir = os.fspath(workdir)
-    return loop.evaluate_run(build_experiment(run_config(workdir)), workdir)
+    return loop.evaluate_run(open_experiment(run_config(workdir), workdir, brief=True), workdir)
 
 
 def recommend(

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rearm_jax import models
 from rearm_jax.default import MAY_DIFFER, SETTINGS, added_later, declared, joint_rules, nest
 from rearm_jax.errors import ConfigError, RearmError
-from rearm_jax.settings import Rule, Setting
+from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
 
 
 def check_config(config: ConfigDict) -> None:
@@ -50,7 +50,7 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
             own = models.find(values["model.name"]).settings
             values = {name: setting.default for name, setting in own.items()} | values
     _check(values)
-    return ConfigDict(_with_kinds(values)).lock()
+    return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
 def check_type(config: Any) -> None:
@@ -100,14 +100,23 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     _raise_if_any(problems)
 
 
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The settings as a run has them and saves them, locked: modality weights of () are equal shares.
+
+    Raises:
+      ConfigError: see `check_config`.
+    """
+    return from_json(to_json(config))
+
+
 def to_json(config: ConfigDict) -> str:
-    """The settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
+    """The resolved settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
 
     Raises:
       ConfigError: see `check_config`.
     """
     check_config(config)
-    return json.dumps(_with_kinds(_flatten(config)), indent=2, sort_keys=True)
+    return json.dumps(_with_kinds(_resolved(_flatten(config))), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -129,14 +138,14 @@ def from_json(text: str) -> ConfigDict:
         values = {name: value for name, value in values.items() if name not in others}
         values = added_later(values["model.name"]) | values
     _check(values)
-    return ConfigDict(_with_kinds(values)).lock()
+    return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the declared order."""
     if saved.model.name != current.model.name:
         return ["model.name"]
-    saved, current = _flatten(saved), _flatten(current)
+    saved, current = _resolved(_flatten(saved)), _resolved(_flatten(current))
     return [n for n in declared(current["model.name"]) if n not in MAY_DIFFER and saved[n] != current[n]]
 
 
@@ -294,6 +303,13 @@ def _flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str]
         is_section = isinstance(value, dict) and name in sections
         values |= _flatten(value, f"{name}.", sections) if is_section else {name: value}
     return values
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked values, open ones filled in."""
+    settings, count = declared(values["model.name"]), len(values["data.modalities"])
+    open_weights = [name for name, setting in settings.items() if setting.rule is MODALITY_WEIGHTS]
+    return {**values, **{name: modality_weights(values[name], count) for name in open_weights}}
 
 
 def _with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ SETTINGS = {
     "protocol": Setting(
         "strict",
         choice("strict", "reference"),
-        '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/how-it-works.md)',
+        '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/fidelity.md)',
     ),
     "seed": Setting(0, integer(0), "of everything that is drawn: parameters, order, negatives, dropout, padding"),
     "num_epochs": Setting(1000, integer(1), "upper limit; early stopping usually ends the run before it"),
@@ -81,6 +81,12 @@ SETTINGS = {
     "evaluation.ks": Setting((5, 10, 20, 50), CUT_OFFS, "cut-offs of the ranking metrics", "items"),
     "evaluation.metric": Setting("recall@20", METRIC, "validation metric that picks the best checkpoint"),
     "evaluation.block_size": Setting(1024, integer(1), "users ranked at a time on one device"),
+    "checkpoints.keep": Setting(
+        "whole",
+        choice("whole", "params"),
+        'of the best step, once it is not among the latest two: "whole", or "params" (a third of the disk, but '
+        "training cannot go back to it)",
+    ),
     "log.progress": Setting(True, SWITCH, "progress bar (lines when stderr is not a terminal)"),
     "log.tensorboard": Setting(True, SWITCH, "TensorBoard events in the run folder"),
 }
@@ -111,6 +117,7 @@ JOINT_RULES = (
 MAY_DIFFER = (
     "num_epochs",  # how long: a finished run can be trained on
     "patience",  # how long
+    "checkpoints.keep",  # how much disk
     "log.progress",  # how loudly
     "log.tensorboard",  # how loudly
     "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
@@ -123,7 +130,7 @@ MAY_DIFFER = (
 
 # Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
 # (On the CPU, where they were run, the products are float32 at every precision.)
-ADDED_LATER = {"data.name": "", "data.download": True, "matmul_precision": "highest"}
+ADDED_LATER = {"data.name": "", "data.download": True, "matmul_precision": "highest", "checkpoints.keep": "whole"}
 
 
 def declared(model: str) -> dict[str, Setting]:

@@ -13,7 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax import models
-from rearm_jax.config import check_against_data, check_config
+from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
@@ -38,8 +38,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read or compiled.
       DataError: the data cannot be used.
     """
-    check_config(config)
-    dataset = _load(config.data)
+    config = resolve(config)
+    dataset = load_data(config.data)
     check_against_data(config, dataset.num_users, dataset.num_items)
     logging.info("%s", summary(dataset, config.protocol))
     return make_experiment(config, dataset)
@@ -130,7 +130,12 @@ def abstract_params(experiment: Experiment) -> dict:
     )
 
 
-def _load(data: ConfigDict) -> Dataset:
+def load_data(data: ConfigDict) -> Dataset:
+    """The data that `config.data` names: made on the spot, downloaded where they may be and are missing, or read.
+
+    Raises:
+      DataError: the data cannot be used.
+    """
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
     if data.name and data.download and not os.path.lexists(data.root):

@@ -16,6 +16,8 @@ import json
 import logging as standard_logging
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -34,9 +36,12 @@ from rearm_jax.inference.recommend import UNKNOWN
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.inference.visualize import check_report, write_report
+from rearm_jax.training.display import Formatter
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
 from rearm_jax.training.loop import evaluate_run, train
+from rearm_jax.training.outcome import next_commands, say_weaknesses, table
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _MODES = ("train", "evaluate", "recommend", "export", "visualize")
@@ -132,21 +137,23 @@ def _train() -> int:
     workdir = _WORKDIR.value or f"runs/{_config_name()}"
     if not _OVERWRITE.value:
         check_run_folder(workdir, config)
-    experiment = build_experiment(config)
+    experiment = build_experiment(config) if _OVERWRITE.value else open_experiment(config, workdir)
     check_same(experiment)
     if _OVERWRITE.value:
         first_only(clear_run_folder, workdir)
     result, stopped_by = train(experiment, workdir)
     if result is None:
         return 130 if stopped_by == signal.SIGINT else _STOPPED_CODE.value
-    logging.info("%s", _table(result))
-    logging.info("run folder: %s", workdir)
+    metric = experiment.config.evaluation.metric
+    logging.info("%s\nrun folder: %s (all metrics: result.json)", table(result, metric), workdir)
+    say_weaknesses(result, metric)
+    logging.info("%s", next_commands(_program(), workdir, experiment.dataset.labels.user_ids[:100]))
     return 0
 
 
 def _evaluate() -> int:
     workdir = _run_folder()
-    experiment = build_experiment(run_config(workdir, _CONFIG.value))
+    experiment = open_experiment(run_config(workdir, _CONFIG.value), workdir, brief=True)
     check_same(experiment)
     metrics = evaluate_run(experiment, workdir)
     if is_first():
@@ -215,14 +222,11 @@ def _config_name() -> str:
     return name.strip(".") or "run"  # a name such as ".." would lead out of runs/
 
 
-def _table(result: dict) -> str:
-    """The metrics of the run beside the yardsticks, a line for each metric."""
-    columns = {result["model"]: result, **result["yardsticks"]}
-    lines = [f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.0f} s"]
-    lines.append(f"{'':24}" + "".join(f"{name:>14}" for name in columns))
-    for metric in (key for key in result if key.startswith(("valid/", "test/"))):
-        lines.append(f"{metric:24}" + "".join(f"{values[metric]:14.4f}" for values in columns.values()))
-    return "\n".join(lines)
+def _program() -> str:
+    """How this program was called, without its arguments: `.venv/bin/python -m rearm_jax.main`, or `rearm_jax`."""
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    script = os.path.basename(words[-1])
+    return script if shutil.which(script) == words[-1] else shlex.join(words)
 
 
 def _keep_compiled_programs() -> None:
@@ -235,16 +239,10 @@ def _keep_compiled_programs() -> None:
 def _plain_log() -> None:
     """The log on stderr without dates and file names; warnings say that they are."""
     logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(_Formatter())
+    logging.get_absl_handler().setFormatter(Formatter())
     logging.set_verbosity(logging.INFO)
     for talkative in ("jax", "faiss"):  # else they list the backends and the processor's features that are not here
         standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
-
-
-class _Formatter(logging.PythonFormatter):
-    def format(self, record: standard_logging.LogRecord) -> str:
-        level = "" if record.levelno <= standard_logging.INFO else f"{record.levelname.lower()}: "
-        return level + record.getMessage()
 
 
 if __name__ == "__main__":

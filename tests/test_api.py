@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging
 
 import rearm_jax
-from rearm_jax import default_config, evaluate, recommend, train
-from rearm_jax.config import check_config
+from rearm_jax import api, default_config, evaluate, recommend, train
+from rearm_jax.config import check_config, resolve
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import tiny_config
@@ -96,6 +97,30 @@ def test_train_refuses_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("arguments", "shown"), [({}, True), ({"progress": False}, False)])
+def test_train_shows_its_progress_unless_told_not_to(tmp_path, monkeypatch, caplog, arguments, shown):
+    def fake(experiment, workdir):
+        logging.info("epoch 1")
+        logging.warning("saved")
+        return None, 2
+
+    monkeypatch.setattr(api, "open_experiment", lambda *_: None)
+    monkeypatch.setattr(api.loop, "train", fake)
+    assert train(tiny_config(), tmp_path / "run", **arguments) is None
+    assert [record.getMessage() for record in caplog.records] == (["epoch 1"] if shown else []) + ["saved"]
+
+
+def test_train_says_what_is_weak_about_the_run(tmp_path, monkeypatch, caplog):
+    metrics = {"valid/recall@10": 0.1, "test/recall@10": 0.1}
+    result = metrics | {"model": "rearm", "best_epoch": 1, "epochs": 2, "yardsticks": {"most_popular": metrics}}
+    monkeypatch.setattr(api, "open_experiment", lambda *_: None)
+    monkeypatch.setattr(api.loop, "train", lambda *_: (result, None))
+    assert train(tiny_config(), tmp_path / "run", progress=False) == result
+    [said] = caplog.records
+    assert said.levelname == "WARNING"
+    assert "does not beat recommending the most popular items" in said.getMessage()
+
+
 def test_train_refuses_the_run_of_other_settings(readme):
     with pytest.raises(CheckpointError, match=r"batch_size: 256 there, 64 here"):
         train(tiny_config(), readme[0] / "runs/first")
@@ -105,7 +130,10 @@ def test_default_config_weighs_the_modalities_alike():
     config = default_config(root="x", modalities=["a", "b", "c"])
     check_config(config)
     assert config.data.modalities == ("a", "b", "c")
-    assert config.graph.user_modality_weights == config.graph.item_modality_weights == pytest.approx([1 / 3] * 3)
+    weights = resolve(config).graph
+    assert weights.user_modality_weights == weights.item_modality_weights == pytest.approx([1 / 3] * 3)
+    config.data.modalities = ("a",)
+    assert resolve(config).graph.user_modality_weights == (1.0,)
     with pytest.raises(AttributeError, match="rnak"):
         config.model.rnak = 7
     assert "rank" not in default_config("lightgcn", root="x").model

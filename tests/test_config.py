@@ -20,6 +20,7 @@ from rearm_jax.config import (
     differences,
     for_its_model,
     from_json,
+    resolve,
     to_json,
     with_model,
 )
@@ -159,6 +160,7 @@ BAD = {
     **dict.fromkeys(
         ("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))
     ),
+    "checkpoints.keep": ("", "best", "Params", None, 2, ("whole",)),
     **dict.fromkeys(("data.source", "model.name"), ("", "REARM", "folder ", None, 1)),
     "graph.knn": ("", "Exact", "approximate", None, 1, ("auto",)),
     "evaluation.ks": ((), (0,), (-5,), (5, 5), (5, 20.0), (True, 20), ("20",), [20], 20, None),
@@ -169,7 +171,7 @@ BAD = {
     ),
     **dict.fromkeys(
         ("graph.user_modality_weights", "graph.item_modality_weights"),
-        ((), (-0.5, 1.5), (0.5, 0.4), (0.5, 0.500002), (NAN, 1), (True, 0), ("1", 0), (10**400, 0), [0.5, 0.5], 1.0),
+        ((-0.5, 1.5), (0.5, 0.4), (0.5, 0.500002), (NAN, 1), (True, 0), ("1", 0), (10**400, 0), [0.5, 0.5], 1.0),
     ),
 }
 
@@ -190,7 +192,7 @@ def test_bad_values_are_refused_with_field_value_and_what_is_allowed(name):
     [
         {"model.self_dropout": 1, "model.cross_dropout": 0, "loss.temperature": 1, "weight_decay": 0},
         {"graph.user_modality_weights": (0, 1), "graph.item_modality_weights": (0.1 + 0.2, 0.7)},
-        {"graph.user_modality_weights": (0.5, 0.5000009)},
+        {"graph.user_modality_weights": (0.5, 0.5000009), "graph.item_modality_weights": ()},
         {"data.modalities": ("image",), "graph.user_modality_weights": (1,), "graph.item_modality_weights": (1.0,)},
         {"evaluation.ks": (50, 1), "evaluation.metric": "hitrate@1"},
         {"schedule.name": "cosine", "schedule.decay_epochs": 10, "schedule.warmup_epochs": 9},
@@ -323,15 +325,39 @@ def typed(value):
     return (type(value), [typed(v) for v in value]) if isinstance(value, tuple) else (type(value), value)
 
 
+WEIGHTS = ("graph.user_modality_weights", "graph.item_modality_weights")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_json_round_trip_is_exact(name):
     config = shipped(name)
+    for field in WEIGHTS:  # those that are open are two modalities' equal shares
+        config.update_from_flattened_dict({field: leaves(config.to_dict())[field] or (0.5, 0.5)})
     text = to_json(config)
     back = from_json(text)
     before, after = leaves(config.to_dict()), leaves(back.to_dict())
     assert {k: typed(v) for k, v in after.items()} == {k: typed(v) for k, v in before.items()}
     assert back == config.lock()
     assert text == json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+@pytest.mark.parametrize("names", [("text",), ("image", "text"), ("image", "text", "audio")])
+def test_open_modality_weights_are_saved_as_equal_shares(names):
+    config = demo_with({"data.modalities": names, "graph.item_modality_weights": (1.0,) + (0.0,) * (len(names) - 1)})
+    saved = json.loads(to_json(config))["graph"]
+    assert saved["user_modality_weights"] == pytest.approx([1 / len(names)] * len(names))
+    assert saved["item_modality_weights"][0] == 1
+    resolved = resolve(config)
+    assert resolved.is_locked
+    assert tuple(resolved.graph.user_modality_weights) == (1 / len(names),) * len(names)
+    assert config.graph.user_modality_weights == ()
+    assert differences(resolved, config) == differences(config, resolved) == []
+
+
+def test_a_run_from_before_weights_could_be_open_is_the_same_run():
+    saved = from_json(json.dumps(demo_with(dict.fromkeys(WEIGHTS, (0.5, 0.5))).to_dict()))
+    assert differences(saved, shipped("demo")) == []
+    assert differences(saved, demo_with({WEIGHTS[0]: (0.4, 0.6)})) == [WEIGHTS[0]]
 
 
 def test_json_writes_whole_numbers_of_float_fields_as_floats():
@@ -360,8 +386,8 @@ def test_json_is_neither_written_nor_read_for_impossible_settings():
 
 def test_json_of_the_first_version_is_read():
     tree = shipped("demo").to_dict()
-    del tree["data"]["name"], tree["data"]["download"]
-    assert from_json(json.dumps(tree)) == shipped("demo").lock()
+    del tree["data"]["name"], tree["data"]["download"], tree["checkpoints"]
+    assert from_json(json.dumps(tree)) == resolve(shipped("demo"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"x"', "[" * 100_000, '{"seed": 1' + "0" * 5000 + "}"])
@@ -371,14 +397,23 @@ def test_damaged_json_is_refused(text):
 
 
 def test_differences_names_every_field_but_those_that_may_differ():
-    saved = shipped("demo")
+    weights = dict.fromkeys(WEIGHTS, (0.4, 0.6))
+    saved = demo_with(weights)
     other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: 0.75 * v + 0.01, str: lambda v: v + "x"}
     found = []
     for name, value in leaves(saved.to_dict()).items():
         changed = value[::-1] + value if isinstance(value, tuple) else other[type(value)](value)
-        found += differences(saved, demo_with({name: changed}))
+        found += differences(saved, demo_with(weights | {name: changed}))
     may_differ = {"num_epochs", "patience", "log.progress", "log.tensorboard"}
-    may_differ |= {"graph.cache_dir", "data.root", "data.name", "data.download", "evaluation.block_size", "parallel"}
+    may_differ |= {
+        "checkpoints.keep",
+        "graph.cache_dir",
+        "data.root",
+        "data.name",
+        "data.download",
+        "evaluation.block_size",
+        "parallel",
+    }
     assert sorted(found) == sorted(set(SCHEMA) - may_differ)
     assert differences(saved, saved) == []
     assert differences(shipped("baby"), demo_with({}))[0] == "protocol"
@@ -406,7 +441,8 @@ def test_any_value_of_any_field_passes_or_is_refused_by_name(name, value):
         problems = str(error).split("\n")
     assert all(name in line for line in problems)
     if not problems:
-        assert leaves(from_json(to_json(config)).to_dict())[name] == value
+        expected = value or (0.5, 0.5) if name in WEIGHTS else value
+        assert leaves(from_json(to_json(config)).to_dict())[name] == expected
 
 
 SCRIPT = """
@@ -443,6 +479,7 @@ def command(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_overrides_reach_the_config(tmp_path):
     overrides = {"model.rank": 7, "loss.temperature": 1.0, "data.modalities": ("image", "audio")}
     overrides |= {"graph.user_modality_weights": (0.2, 0.8), "log.progress": False}
+    overrides |= {"graph.item_modality_weights": (0.5, 0.5)}  # resolved
     done = command(
         tmp_path,
         "--config=configs/tiktok.py",
@@ -470,6 +507,15 @@ def test_a_model_named_by_a_flag_brings_its_settings(tmp_path):
     assert_equal_with_types(done.stdout, expected)
 
 
+@pytest.mark.parametrize("value", ["image", '("image",)'])
+def test_one_modality_needs_no_weights(tmp_path, value):
+    done = command(tmp_path, "--config=configs/demo.py", f"--config.data.modalities={value}")
+    assert (done.returncode, done.stderr) == (0, "")
+    config = from_json(done.stdout)
+    assert config.data.modalities == ("image",)
+    assert config.graph.user_modality_weights == config.graph.item_modality_weights == (1.0,)
+
+
 def test_the_config_is_optional(tmp_path):
     done = command(tmp_path, "left over")
     assert (done.returncode, done.stdout, done.stderr) == (0, "['left over']\n", "")
@@ -493,7 +539,10 @@ DEMO = "--config=configs/demo.py"
         ),
         ([DEMO, "--config.model.name=lightgnc"], ["model.name = 'lightgnc'", "lightgcn"]),
         ([DEMO, "--config.evaluation.ks=(5, "], ["evaluation.ks=(5, ", "must be a tuple of different integers"]),
-        ([DEMO, "--config.data.modalities=image"], ["user_modality_weights = (0.5, 0.5): must be one number for each"]),
+        (
+            ["--config=configs/baby.py", "--config.data.modalities=image"],
+            ["user_modality_weights = (0.2, 0.8): must be one number for each"],
+        ),
         ([DEMO, "--confg.seed=1"], ["confg.seed"]),
         (["--config.model.rank=7"], ["config.model.rank", "give --config=FILE"]),
         (["--config=configs/nothere.py"], ["No such file", "configs/nothere.py"]),

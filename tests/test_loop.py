@@ -106,6 +106,10 @@ def test_what_a_run_writes(rearm_run):
     assert written["best_step"] == STEPS * written["best_epoch"]
     for yardstick in ("most_popular", "random"):
         assert set(written["yardsticks"][yardstick]) == METRICS
+    groups = written["test_by_popularity"]
+    assert sum(group["positives"] for group in groups) == len(experiment.dataset.test)
+    # Recall weighs users, the groups interactions: alike where every user has as many.
+    assert 0 < sum(group["found"] for group in groups) <= sum(group["positives"] for group in groups)
 
 
 def test_the_lines_of_a_run(rearm_run):
@@ -215,10 +219,11 @@ def test_a_run_without_its_result_makes_it_again(tmp_path):
     assert len(read_lines(tmp_path)) == 2
 
 
-def test_evaluation_only_where_it_is_due(tmp_path):
+def test_evaluation_only_where_it_is_due(tmp_path, log_text):
     train(lightgcn(num_epochs=5, eval_every=2), str(tmp_path))
     evaluated = {line["epoch"]: "valid/recall@10" in line for line in read_lines(tmp_path)}
     assert evaluated == {1: False, 2: True, 3: False, 4: True, 5: True}  # and after the last
+    assert [f"epoch {number}  step {STEPS * number}  loss " in log_text() for number in range(1, 6)] == [True] * 5
 
 
 @pytest.fixture
@@ -238,7 +243,7 @@ def scripted(monkeypatch):
         def __init__(self, placement, inputs):
             self.ks = placement.experiment.config.evaluation.ks
 
-        def __call__(self, params, split):
+        def __call__(self, params, split, by_popularity=False):
             Script.calls.append((split, float(np.sum(params["user_id_table"]))))
             value = Script.values.pop(0) if split == "valid" and Script.values else 0.0
             return {f"{split}/{name}@{k}": value for name in ("recall", "ndcg") for k in self.ks}

@@ -14,7 +14,6 @@ from rearm_jax import default
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.experiment import build_experiment, init_params, make_experiment
-from rearm_jax.graphs.relations import user_interest_features
 from rearm_jax.models.lightgcn import Model as LightGCN
 from rearm_jax.models.rearm import REARM, attention
 from rearm_jax.models.rearm.attention import ScalarAttention, scalar_attention
@@ -32,10 +31,8 @@ MODALITIES = ("image", "text", "audio")
 
 def make_config(num_modalities=2, **model):
     config = default.get_config()
-    weights = (1 / num_modalities,) * num_modalities
     config.data.modalities = MODALITIES[:num_modalities]
     config.graph.update(user_knn_k=5, item_knn_k=4, cache_dir="")
-    config.graph.update(user_modality_weights=weights, item_modality_weights=weights)
     config.model.update({"embedding_dim": D, "num_layers": 2, **model})
     return config
 

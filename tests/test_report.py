@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from rearm_jax.evaluation.popularity import quantile_groups
 from rearm_jax.experiment import abstract_params, build_experiment
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.inference.report.features import attention_scalars, embed, look_inside
 from rearm_jax.inference.report.measures import (
     graph_sides,
     nearest_items,
-    quantile_groups,
     ratio,
     recall_by_group,
     shown_items,
@@ -110,8 +110,6 @@ def test_attention_of_one_and_of_three_modalities():
             tiny_config(
                 data__modalities=names,
                 data__synthetic__modalities=names,
-                graph__user_modality_weights=(1 / len(names),) * len(names),
-                graph__item_modality_weights=(1 / len(names),) * len(names),
             )
         )
         inside = look_inside(experiment, random_params(experiment))

@@ -33,6 +33,7 @@ from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.loop import stopping_value
 from rearm_jax.training.placement import place
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.run_data import data_sizes
 from rearm_jax.training.run_folder import write_config
 
 SUFFIXES = (".safetensors", ".pt")
@@ -65,7 +66,7 @@ def to_run(weights: str | os.PathLike, config: ConfigDict, workdir: str | os.Pat
     params = placement.whole(_fitting_params(state, experiment, weights))
     metrics = Evaluator(placement, placement.inputs())(params, "valid")
     value = stopping_value(metrics, config)
-    progress = Progress(experiment.dataset.content_hash)
+    progress = Progress(experiment.dataset.content_hash, sizes=data_sizes(experiment.dataset))
     progress.observe(value)
     rest = placement.state()._replace(opt_state=experiment.tx.init(params)).rest()
     with output_folder(workdir) as folder:

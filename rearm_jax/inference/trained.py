@@ -7,10 +7,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.experiment import Experiment, build_experiment, in_precision
+from rearm_jax.experiment import Experiment, in_precision
 from rearm_jax.recommender.contract import Representations
 from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, saved_config
 
 
@@ -66,7 +67,7 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     config = run_config(workdir, config).copy_and_resolve_references()
     with config.unlocked():
         config.parallel = "data"
-    experiment = build_experiment(config)
+    experiment = open_experiment(config, workdir, brief=True)
     step, params = best_params(place(experiment), workdir)
     logging.info("step %d of %s", step, workdir)
     return Trained(workdir, step, experiment, params)

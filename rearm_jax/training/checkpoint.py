@@ -38,6 +38,7 @@ class Checkpoints:
 
     What is kept is all that is needed to fall back from the latest step to the one before it as if the latest had
     never been saved: these two, and the best of all but the latest. At most three steps, four while one is written.
+    With `keep` "params" the best loses its `rest` once it is not among the latest two; training cannot resume there.
 
     `workdir` is a local folder or a bucket's address (gs://...). Nothing is created before the first `save`, and
     nothing is changed before `resume_step` or `save`: opening the checkpoints of a run that is still training is safe.
@@ -52,7 +53,7 @@ class Checkpoints:
       CheckpointError: the folder is there, but cannot be read.
     """
 
-    def __init__(self, workdir: str | os.PathLike, table_rows: Mapping[str, int] | None = None):
+    def __init__(self, workdir: str | os.PathLike, table_rows: Mapping[str, int] | None = None, keep: str = "whole"):
         self.directory = checkpoint_directory(workdir)
         self._table_rows = dict(table_rows or {})
         logging.get_absl_logger().addFilter(_is_worth_showing)
@@ -65,7 +66,7 @@ class Checkpoints:
         self._saving: Future | None = None
         self._background = ThreadPoolExecutor(max_workers=1)
         with self._explained("cannot be opened", "Repair or remove that folder, or name another run folder."):
-            self._records = Records(self.directory)
+            self._records = Records(self.directory, keep)
         for step in self._records.unfinished:
             logging.warning("%s is left out: its save was not finished", self._records.folder(step))
 

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -14,12 +12,13 @@ import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.disk import say_disk
+from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
@@ -27,6 +26,7 @@ from rearm_jax.training.interrupt import StopRequest, stop_on_signal
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
+from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import TrainState, draw_order, steps_per_epoch, train_steps
@@ -48,7 +48,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       CheckpointError: the run folder cannot be resumed or written.
     """
     config, placement = experiment.config, place(experiment)
-    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows) as checkpoints:
+    keep = config.checkpoints.keep
+    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:
         state, progress = _start(placement, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
@@ -58,6 +59,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             )
             return result, None
 
+        if is_first():
+            say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
         check_shared(epath.Path(workdir) / CONFIG_FILE)
         inputs = placement.inputs()
@@ -82,7 +85,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, placement.like().params)
-            result = evaluate(params, "valid") | evaluate(params, "test") | describe_run(experiment, progress)
+            result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
+            result |= describe_run(experiment, progress)
             result |= {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
@@ -112,15 +116,15 @@ def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        _check_data(placement.experiment, checkpoints.read_progress(step)["content_hash"], workdir)
+        check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
         return step, checkpoints.restore_params(step, placement.like().params)
 
 
 def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state at the latest checkpoint, or a new one."""
-    step = checkpoints.resume_step()
+    dataset, step = placement.experiment.dataset, checkpoints.resume_step()
     if step is None:
-        return placement.state(), Progress(placement.experiment.dataset.content_hash)
+        return placement.state(), Progress(dataset.content_hash, sizes=data_sizes(dataset))
 
     like = placement.like()
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
@@ -128,7 +132,8 @@ def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, 
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    _check_data(placement.experiment, progress.content_hash, checkpoints.directory)
+    check_data(checkpoints.directory, saved, dataset)
+    progress.sizes = data_sizes(dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
@@ -184,15 +189,7 @@ def _run_epoch(
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     done = int(state.step) - progress.epoch * total
     speed = progress.timed_steps / progress.step_seconds if progress.step_seconds else 0.0
-    bar = tqdm(
-        desc=f"epoch {progress.epoch + 1}",
-        total=total,
-        initial=done,
-        unit="step",
-        leave=False,
-        disable=not (config.log.progress and sys.stderr.isatty()),
-    )
-    with bar:
+    with EpochDisplay(progress.epoch + 1, total, done, config.log.progress) as display:
         while True:
             call_steps = min(total - done, max(1, round(speed * CALL_SECONDS)))
             stopped_by, call_steps = agree(request.signal, call_steps)
@@ -209,7 +206,7 @@ def _run_epoch(
             progress.timed_steps += call_steps
             speed = call_steps / seconds
             done += call_steps
-            bar.update(call_steps)
+            display.update(call_steps)
     check_state(state)
     return state, stopped_by
 
@@ -231,6 +228,7 @@ def _end_epoch(
     if progress.epoch % config.eval_every and progress.epoch < config.num_epochs:
         if writer:
             writer.write(step, {"epoch": progress.epoch} | values)
+        logging.info("epoch %d  step %d  loss %.4f", progress.epoch, step, values["train/loss"])
         return
     start = time.perf_counter()
     values |= evaluate(state.params, "valid")
@@ -270,12 +268,6 @@ def _disk_explained(workdir: str) -> Iterator[None]:
             f"{workdir} cannot be written or read: {error}. See that the disk has room and the folder is writable; "
             "the same command goes on from the last checkpoint"
         ) from error
-
-
-def _check_data(experiment: Experiment, content_hash: str, folder: str | os.PathLike) -> None:
-    here = experiment.dataset.content_hash
-    if content_hash != here:
-        raise CheckpointError(f"{folder} was trained on other data: its hash {content_hash}, here {here}")
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, progress: Progress, metric: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from rearm_jax.config import differences, from_json, to_json
+from rearm_jax.config import differences, from_json, resolve, to_json
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.writer import EVENTS_PATTERN, METRICS_FILE, replace_file, write_json
@@ -43,7 +43,7 @@ def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """
     if not (epath.Path(workdir) / CONFIG_FILE).exists():
         return
-    saved = saved_config(workdir)
+    saved, config = saved_config(workdir), resolve(config)
     fields = differences(saved, config)
     if fields:
         lines = [f"  {name}: {_field(saved, name)} there, {_field(config, name)} here" for name in fields]

@@ -136,8 +136,11 @@ def _losses(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best
 
 def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     _curves(axes, curves, best)
+    low, high = axes.get_xlim()
+    side = "left" if best < (low + high) / 2 else "right"  # of the text that is at the line: towards the middle
+    shift = 4 if side == "left" else -4
     axes.annotate(
-        f"best: {best}", (best, 0), (-4, 4), ("data", "axes fraction"), "offset points", ha="right", color=MUTED
+        f"best: {best}", (best, 0), (shift, 4), ("data", "axes fraction"), "offset points", ha=side, color=MUTED
     )
     axes.set_ylim(bottom=0)
     axes.set(title="Validation", ylabel="metric, mean over users")
@@ -245,10 +248,12 @@ def _survival(axes: Any, title: str, x_label: str, degrees: Mapping[str, np.ndar
 
 
 def _plain_ticks(axis: Any, text: Callable[[float], str]) -> None:
-    """Labels of a logarithmic axis without powers; also at 2 and 5 where it spans little more than a decade."""
+    """Labels of a logarithmic axis without powers; also at 2 and 5 where it spans little, everywhere if very little."""
 
     def minor(value: float, _: int) -> str:
         low, high = axis.get_view_interval()
+        if high / low < 2.5 and axis.axis_name == "y":
+            return text(value)
         leading = round(value / 10 ** math.floor(math.log10(value)))
         return text(value) if high / low < 30 and leading in (2, 5) else ""
 

@@ -19,6 +19,7 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency, user_item_adjacency
 from rearm_jax.graphs.cache import cached_graph, graph_path
+from rearm_jax.settings import modality_weights
 
 _Build = Callable[[], scipy.sparse.csr_array]
 
@@ -63,7 +64,8 @@ class _Side:
         self.is_off = not (cooccurrence or similarity)
         # Of a relation that is switched off, the other takes the weight.
         self._weight = graph[f"{name}_cooccurrence_weight"] if cooccurrence and similarity else float(cooccurrence)
-        self._modality_weights = dict(zip(dataset.features, graph[f"{name}_modality_weights"], strict=True))
+        weights = modality_weights(graph[f"{name}_modality_weights"], len(dataset.features))
+        self._modality_weights = dict(zip(dataset.features, weights, strict=True))
         self.has_neighbours = self._weight != 1 and not self.is_off
         self.has_cooccurrence = self._weight != 0 and not self.is_off
         self.knn_method = knn.choose_method(graph.knn, self._num_nodes)

@@ -31,10 +31,10 @@ SETTINGS = {
     "graph.user_cooccurrence_weight": Setting(0.4, FRACTION, "the rest is the weight of the interest graph"),
     "graph.item_cooccurrence_weight": Setting(0.2, FRACTION, "the rest is the weight of the semantic graph"),
     "graph.user_modality_weights": Setting(
-        (0.5, 0.5), MODALITY_WEIGHTS, "of each modality in the user interest graph; sums to 1"
+        (), MODALITY_WEIGHTS, "of each modality in the user interest graph; (): equal shares"
     ),
     "graph.item_modality_weights": Setting(
-        (0.5, 0.5), MODALITY_WEIGHTS, "of each modality in the item semantic graph; sums to 1"
+        (), MODALITY_WEIGHTS, "of each modality in the item semantic graph; (): equal shares"
     ),
     "graph.knn": Setting(
         "auto",

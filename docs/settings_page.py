@@ -1,7 +1,11 @@
-"""Fills docs/settings.md with the settings of rearm_jax/default.py and of the models, each time the site is built."""
+"""Fills docs/settings.md with what rearm_jax/default.py, the models and configs/ declare.
+
+python -m docs.settings_page     # after a change of these; tests/test_docs.py fails until it is done
+"""
 
 import importlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,26 +14,29 @@ from rearm_jax import models
 from rearm_jax.default import JOINT_RULES, MAY_DIFFER, SETTINGS, declared
 from rearm_jax.settings import JointRule, Setting
 
+PAGE = Path(__file__).with_name("settings.md")
 CONFIGS = ("demo", "movielens", "tiktok", "tiktok:lightgcn", "baby", "sports", "clothing")
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """What MkDocs calls for every page; fills settings.md."""
-    return fill(markdown) if page.file.src_uri == "settings.md" else markdown
+def main() -> None:
+    """The command line."""
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def fill(markdown: str) -> str:
-    """settings.md with what is generated in the place of its marks."""
+    """settings.md with what is generated between its pairs of marks, in the place of what stood there."""
     marks = {
         "settings of every run": common_settings,
         "settings of each model": model_settings,
         "configs": configs_table,
     }
     for mark, generate in marks.items():
-        before, comment, after = markdown.partition(f"<!-- {mark} -->")
-        if not comment:
-            raise ValueError(f"docs/settings.md lacks <!-- {mark} -->")
-        markdown = before + generate() + after
+        first, last = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
+        before, begun, rest = markdown.partition(first)
+        _, ended, after = rest.partition(last)
+        if not begun or not ended:
+            raise ValueError(f"docs/settings.md lacks {first.strip()} or {last.strip()}")
+        markdown = f"{before}{first}\n{generate().strip()}\n\n{last}{after}"
     return markdown
 
 
@@ -112,3 +119,7 @@ def _sentence(meaning: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
