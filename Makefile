@@ -9,7 +9,7 @@ demo: .venv/installed
 
 # A file at a time in each of two processes: most of the time goes into compiling, which uses one core and a bit.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Kills, flipped bits, full disks and bad input, all in full; docs/reliability.md has the figures of the last run.
 faults: .venv/installed-dev
