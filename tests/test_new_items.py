@@ -168,10 +168,9 @@ def test_rows_of_the_item_graph_are_those_of_a_catalogue_with_the_item(untrained
         np.testing.assert_allclose(np.append(semantic.toarray()[row], itself[row]), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("untrained", ["lightgcn"], indirect=True)  # REARM's layers are not linear in the rows
 def test_a_lightgcn_item_is_the_mean_of_its_neighbours(untrained):
     trained, features, extended = untrained
-    if trained.experiment.config.model.name != "lightgcn":
-        pytest.skip("REARM's layers are not linear in the rows")
     catalogue = trained.experiment.dataset.features
     weights = np.zeros((6, 34))
     for name, table in features.items():
