@@ -16,6 +16,7 @@ from rearm_jax.data.labels import make_labels
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.experiment import build_experiment, init_params
 from rearm_jax.inference import visualize
+from rearm_jax.inference.report import figures
 from rearm_jax.inference.report.page import head as head_of_page
 from rearm_jax.inference.report.people import people
 from rearm_jax.inference.trained import Trained, load_trained
@@ -313,6 +314,21 @@ def test_browser(report, tmp_path, scheme):
             assert panel["smallest"] > 9, name
             assert max(panel["colours"]) > 3, name
             assert not [value for value in panel["colours"] if 1.8 < value < 3], name  # grid lines are fainter
+
+
+def test_every_part_of_the_loss_is_drawn():
+    parts = [f"part {number}" for number in range(7)]
+    records = [
+        {"epoch": epoch, "train/loss": 7 / epoch, "train/grad_norm": 1.0, "valid/recall@10": 0.1, "valid/ndcg@10": 0.1}
+        | {f"train/{part}": 1 / epoch for part in parts}
+        for epoch in range(1, 4)
+    ]
+    losses, _ = figures.training(records, "recall@10", 2).svgs()
+    assert [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", losses) if text in ("total", *parts)] == [
+        "total",
+        *parts,
+    ]
+    assert "grad_norm" not in losses
 
 
 def test_model_without_modalities(lightgcn, tmp_path):
