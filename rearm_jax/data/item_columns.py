@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from rearm_jax.data.npy import open_npy
+from rearm_jax.data.reading import Reading
 from rearm_jax.data.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.errors import DataError
 
@@ -21,7 +22,11 @@ _MAX_NAME_LENGTH = 200  # the file of names has the width of the longest
 
 
 def read_item_columns(
-    paths: Sequence[str | os.PathLike], columns: Sequence[str], item_ids: np.ndarray, id_column: str | None = None
+    paths: Sequence[str | os.PathLike],
+    columns: Sequence[str],
+    item_ids: np.ndarray,
+    id_column: str | None = None,
+    reading: Reading | None = None,
 ) -> tuple[dict[str, list[str]], int, int]:
     """Texts of the items. Lists (Parquet, JSON) become their parts with spaces between; where several rows have the
     same item the first counts, in the order of the files.
@@ -31,6 +36,7 @@ def read_item_columns(
         columns: names.
         item_ids: text (num_items,).
         id_column: None: the first of ITEM_COLUMNS that there is.
+        reading: how text is read; it has the account of every file's lines afterwards.
 
     Returns:
         column -> num_items texts, "" where there is none; the number of items without a row; the number of rows that
@@ -40,9 +46,11 @@ def read_item_columns(
         DataError: a file cannot be read or a column is not there.
     """
     wanted = pl.LazyFrame({"id": item_ids, "number": np.arange(len(item_ids))})
+    reading = reading or Reading()
+    wanted_columns = [ITEM_COLUMNS if id_column is None else (id_column,), *((column,) for column in columns)]
     parts = []
     for path in paths:
-        table = scan_table(path)
+        table = scan_table(path, reading, wanted_columns)
         names = column_names(table, path)
         item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item-id-column")
         chosen = {
@@ -184,7 +192,7 @@ def _parts(value: object) -> list[str]:
 
 
 def _read_parquet_features(path: str | os.PathLike, id_column: str | None) -> tuple[list[str], np.ndarray]:
-    table = scan_table(path)
+    table = scan_table(path, Reading())
     names = column_names(table, path)
     item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item-id-column")
     schema = table.collect_schema()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rearm_jax.data.dataset import check_modalities
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL, check_encoder_installed
 from rearm_jax.data.folder import check_out
+from rearm_jax.data.reading import BAD_ROWS, QUOTES, Reading
 from rearm_jax.data.splitting import METHODS
 from rearm_jax.errors import ConfigError
 
@@ -40,6 +41,23 @@ class Settings:
     device: str | None = None
     cache: str = CACHE_DIR
     overwrite: bool = False
+    interactions_header: Sequence[str] | None = None
+    items_header: Sequence[str] | None = None
+    quote: Sequence[tuple[str, str]] = ()
+    encoding: str | None = None
+    bad_rows: str = "refuse"
+    bad_rows_limit: float = 0.01
+
+    def reading_interactions(self) -> Reading:
+        """How the tables of --interactions are read."""
+        return self._reading(self.interactions_header, "--interactions_header")
+
+    def reading_items(self) -> Reading:
+        """How those of --items are."""
+        return self._reading(self.items_header, "--items_header")
+
+    def _reading(self, names: Sequence[str] | None, flag: str) -> Reading:
+        return Reading(names, flag, self.quote, self.encoding, self.bad_rows, self.bad_rows_limit)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
@@ -78,10 +96,29 @@ def check(settings: Settings) -> tuple[str, ...]:
             raise ConfigError(
                 f"--features {name}={path}: .npy goes with --feature-ids {name}=FILE.npy, Parquet without"
             )
+    _check_reading(settings)
     if settings.text or settings.images is not None:
         check_encoder_installed(pictures=settings.images is not None)
     check_out(settings.out, settings.overwrite)
     return tuple(modalities)
+
+
+def _check_reading(settings: Settings) -> None:
+    for file, mode in settings.quote:
+        if mode not in QUOTES:
+            raise ConfigError(f"--quote is {mode!r}: one of {', '.join(QUOTES)}, or FILE=one of them")
+        if file and file not in (*settings.interactions, *settings.items):
+            raise ConfigError(f"--quote {file}={mode}: neither --interactions nor --items names that file")
+    if settings.encoding is not None:
+        try:
+            "".encode(settings.encoding)  # codecs that make no text, such as base64, are refused here too
+        except LookupError as error:
+            raise ConfigError(f"--encoding: {error}; such as utf-16, cp1252, latin-1, shift_jis") from error
+    if settings.bad_rows not in BAD_ROWS or not 0 <= settings.bad_rows_limit <= 1:
+        raise ConfigError(
+            f"--bad_rows is {settings.bad_rows!r}, --bad_rows_limit {settings.bad_rows_limit}: refuse or skip, and a "
+            "share from 0 to 1"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,6 +154,35 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=METHODS, default="random", help="default random, per user; see rearm_jax/data/splitting.py")
     add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1")
     add("--seed", type=int, default=0, help="of the random split; default 0")
+    add(
+        "--interactions_header",
+        type=_columns,
+        metavar="COLUMN,COLUMN,...",
+        help="names of the columns of --interactions, whose first line names none: it then counts as a row",
+    )
+    add("--items_header", type=_columns, metavar="COLUMN,...", help="the same for --items")
+    add(
+        "--quote",
+        action="append",
+        type=_quote,
+        default=[],
+        metavar="[FILE=]MODE",
+        help="what quotes mean in text tables: none (nothing), double (RFC 4180), backslash; the default looks",
+    )
+    add("--encoding", metavar="NAME", help="of text files that are not UTF-8, such as latin-1")
+    add(
+        "--bad_rows",
+        choices=BAD_ROWS,
+        default="refuse",
+        help="what becomes of lines that cannot be read; default refuse",
+    )
+    add(
+        "--bad_rows_limit",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="the most of a file's records that --bad_rows skip leaves out; default 0.01",
+    )
     add("--items", nargs="+", default=(), metavar="FILE", help="tables of items, with all the columns named below")
     add("--item-id-column", metavar="COLUMN", help="of --items, and of Parquet in --features")
     add("--name-column", type=_columns, default=(), metavar="COLUMN[,COLUMN]", help="names for people: title (year)")
@@ -153,6 +219,11 @@ def _columns(argument: str) -> tuple[str, ...]:
     if not all(columns):
         raise argparse.ArgumentTypeError(f"{argument!r} names an empty column")
     return columns
+
+
+def _quote(argument: str) -> tuple[str, str]:
+    file, _, mode = argument.rpartition("=")
+    return file, mode
 
 
 def _text(argument: str) -> tuple[str, tuple[str, ...]]:
