@@ -278,6 +278,8 @@ class _Walk:
 
     def take(self, records: Records, position: int) -> None:
         """Counts the records of the block at an offset of the file."""
+        if not len(records.ends):
+            return
         bad_utf8 = self.text.bad_utf8
         last = bisect.bisect_left(bad_utf8, position + records.size)
         broken = np.array(bad_utf8[bisect.bisect_left(bad_utf8, position) : last], np.int64) - position
@@ -294,7 +296,8 @@ class _Walk:
         kinds = np.full(len(ends), _READ, np.uint8)
         if fields is not None:
             kinds[fields != len(self.layout.names)] = _FIELDS
-            for record in np.flatnonzero((fields == 1) & (np.frombuffer(block, np.uint8)[starts] <= ord(" "))):
+            may_be_blank = (fields == 1) & (np.frombuffer(block, np.uint8)[starts] <= ord(" "))
+            for record in np.flatnonzero(may_be_blank).tolist():
                 if not block[starts[record] : ends[record]].strip(BLANKS):
                     kinds[record] = _BLANK
         if records.may_repeat_header:

@@ -131,9 +131,9 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
     bom = next((name for mark, name in _BOMS.items() if start.startswith(mark)), None)
     if bom is not None and encoding is None:
         raise DataError(f"{path} starts with the byte order mark of {bom}: read it with --encoding {bom}")
-    zeros = b"\0" in start.lstrip(BLANKS).split(b"\n")[0]
+    zeros = start[:1000].count(b"\0") > len(start[:1000]) / 4  # half of the bytes, in UTF-16 of Latin letters
     if zeros and encoding is None:
-        raise DataError(f"{path}, line 1: holds NUL characters. If the file is UTF-16, give --encoding utf-16-le")
+        raise DataError(f"{path}: is full of NUL characters. If it is UTF-16, give --encoding utf-16-le (or -be)")
     broken = zeros or bom is not None or next(not_utf8(text), None) is not None
     if broken and encoding is not None:
         text = text.copy(_decoded(text, encoding))
