@@ -1,4 +1,4 @@
-"""Reads interactions in a stream, and numbers users and items. Rows are counted from 1, a line of names left out."""
+"""Reads interactions in a stream, and numbers users and items."""
 
 import dataclasses
 import os
@@ -9,6 +9,7 @@ import polars as pl
 from absl import logging
 
 from rearm_jax.data.ids import cut_blanks, refuse_two_spellings
+from rearm_jax.data.reading import Reading
 from rearm_jax.data.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.data.times import as_number, as_times
 from rearm_jax.errors import DataError
@@ -54,6 +55,7 @@ def read_interactions(
     time_column: str | None = None,
     min_rating: float | None = None,
     with_times: bool = False,
+    reading: Reading | None = None,
 ) -> Interactions:
     """Reads the interactions of one or more files, each of any format; 21 bytes an interaction stay in memory.
 
@@ -62,15 +64,23 @@ def read_interactions(
         user_column, item_column, rating_column, time_column: names; None: the first of USER_COLUMNS and so on.
         min_rating: rows with a lower one are counted and left out; None: ratings are not looked at.
         with_times: whether times are read: numbers, or dates (times.py).
+        reading: how text is read; it has the account of every file's lines afterwards.
 
     Raises:
         DataError: a file cannot be read, a column is not there, a value is missing or not what it must be (the message
             names file and row), or one id has two spellings.
     """
     user_type, item_type = pl.Categorical(pl.Categories.random()), pl.Categorical(pl.Categories.random())
+    reading = reading or Reading()
+    wanted = [
+        USER_COLUMNS if user_column is None else (user_column,),
+        ITEM_COLUMNS if item_column is None else (item_column,),
+        RATING_COLUMNS if rating_column is None else (rating_column,),
+        TIME_COLUMNS if time_column is None else (time_column,),
+    ]
     parts, num_cut = [], 0
     for path in paths:
-        table = scan_table(path)
+        table = scan_table(path, reading, wanted)
         names = column_names(table, path)
         user = pick_column(names, user_column, USER_COLUMNS, path, "users", "--user_column")
         item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "--item_column")
@@ -90,7 +100,7 @@ def read_interactions(
         with readable(path):
             part = table.select(**typed, **are_cut).collect(engine="streaming")
         part = part.unnest("time") if with_times else part
-        _refuse_missing(part, table, columns, sources, path)
+        _refuse_missing(part, table, columns, sources, path, reading)
         num_cut += sum(int(part[name].sum()) for name in are_cut)
         parts.append(part.drop(are_cut))
 
@@ -116,6 +126,7 @@ def _refuse_missing(
     columns: dict[str, pl.Expr],
     sources: dict[str, str],
     path: str | os.PathLike,
+    reading: Reading,
 ) -> None:
     """Raises DataError for the first row that lacks a value; a row with nothing in any column is blank, and fine."""
     if not any(part[name].has_nulls() for name in columns):
@@ -130,7 +141,7 @@ def _refuse_missing(
     if not len(row):
         return
     name = next(name for name in columns if row[name].item() is None)
-    value, where = row[f"raw {name}"].item(), f"{path}, row {row['row'].item()}, column {sources[name]!r}"
+    value, where = row[f"raw {name}"].item(), f"{reading.where(path, row['row'].item())}, column {sources[name]!r}"
     if value is None or not value.strip():
         raise DataError(f"{where}: the value is missing; mend the row or remove it")
     wanted = "a finite number" if name == "low" else "a finite number, nor a date such as 2014-05-03T12:00:00"

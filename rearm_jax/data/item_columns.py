@@ -15,6 +15,7 @@ from absl import logging
 from rearm_jax.data.ids import cut_blanks, refuse_two_spellings
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
+from rearm_jax.data.reading import Reading
 from rearm_jax.data.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.errors import DataError
 
@@ -25,7 +26,11 @@ _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an inde
 
 
 def read_item_columns(
-    paths: Sequence[str | os.PathLike], columns: Sequence[str], item_ids: np.ndarray, id_column: str | None = None
+    paths: Sequence[str | os.PathLike],
+    columns: Sequence[str],
+    item_ids: np.ndarray,
+    id_column: str | None = None,
+    reading: Reading | None = None,
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Texts of the items. Lists (Parquet, JSON) become their parts with spaces between; where several rows have the
     same item the first counts, in the order of the files.
@@ -35,6 +40,7 @@ def read_item_columns(
         columns: names.
         item_ids: text (num_items,).
         id_column: None: the first of ITEM_COLUMNS that there is.
+        reading: how text is read; it has the account of every file's lines afterwards.
 
     Returns:
         column -> num_items texts, "" where there is none; counts: "absent", of `item_ids` without a row; "others", in
@@ -45,12 +51,14 @@ def read_item_columns(
         DataError: a file cannot be read, a column is not there, an id is empty or has two spellings.
     """
     wanted = pl.LazyFrame({"id": item_ids, "number": np.arange(len(item_ids))})
+    reading = reading or Reading()
+    wanted_columns = [ITEM_COLUMNS if id_column is None else (id_column,), *((column,) for column in columns)]
     texts = {column: [""] * len(item_ids) for column in columns}
     has_row = np.zeros(len(item_ids), bool)
     others = [pl.Series([], dtype=pl.String)]
     counts = dict.fromkeys(("absent", "others", "again", "blank", "cut"), 0)
     for path in paths:
-        table = scan_table(path)
+        table = scan_table(path, reading, wanted_columns)
         names = column_names(table, path)
         item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
         raw = as_id(table, item, path)

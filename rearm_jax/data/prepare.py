@@ -23,6 +23,7 @@ from rearm_jax.data.folder import write_folder
 from rearm_jax.data.interactions import read_interactions
 from rearm_jax.data.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
 from rearm_jax.data.prepare_options import Settings, check, parse
+from rearm_jax.data.reading import Reading
 from rearm_jax.data.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
 from rearm_jax.errors import DataError, RearmError
 
@@ -42,16 +43,21 @@ def prepare(settings: Settings) -> dict:
     start = time.monotonic()
     modalities = check(settings)
     counts: dict[str, int] = {}
-    arrays = _interaction_arrays(settings, counts)
-    arrays.update(_item_arrays(settings, arrays["item_ids"], counts))
+    readings = settings.reading_interactions(), settings.reading_items()
+    arrays = _interaction_arrays(settings, readings[0], counts)
+    arrays.update(_item_arrays(settings, arrays["item_ids"], readings[1], counts))
+    accounts = [found.account for reading in readings for found in reading.found.values()]
     report = {
         "settings": dataclasses.asdict(settings),
         "modalities": {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities},
         "counts": counts,
+        "lines": {account.path: account.as_dict() for account in accounts},
         "versions": _versions(),
         "seconds": round(time.monotonic() - start, 1),
     }
     write_folder(settings.out, arrays, report, settings.overwrite)
+    for account in accounts:
+        logging.info("%s", account)
     width = max(map(len, counts))
     logging.info("%s", "\n".join(f"{what:{width}}{number:>13,}" for what, number in counts.items()))
     flag = "".join(f'"{name}",' for name in modalities)
@@ -59,7 +65,7 @@ def prepare(settings: Settings) -> dict:
     return report
 
 
-def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str, np.ndarray]:
+def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, int]) -> dict[str, np.ndarray]:
     """Splits and ids, by the stems of their files."""
     read = read_interactions(
         settings.interactions,
@@ -69,6 +75,7 @@ def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str,
         time_column=settings.time_column,
         min_rating=settings.min_rating,
         with_times=settings.split != "random",
+        reading=reading,
     )
     users, items, times = read.users, read.items, read.times
     counts["rows read"] = len(users) + read.num_blank + read.num_low
@@ -111,7 +118,9 @@ def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str,
     return {**pairs_of, "user_ids": read.user_ids[kept_users], "item_ids": read.item_ids[kept_items]}
 
 
-def _item_arrays(settings: Settings, item_ids: np.ndarray, counts: dict[str, int]) -> dict[str, np.ndarray]:
+def _item_arrays(
+    settings: Settings, item_ids: np.ndarray, reading: Reading, counts: dict[str, int]
+) -> dict[str, np.ndarray]:
     """Names and features, by the stems of their files. What is cheap to read is read first: errors come early."""
     arrays: dict[str, np.ndarray] = {}
     pictures, num_others = None, 0
@@ -120,7 +129,7 @@ def _item_arrays(settings: Settings, item_ids: np.ndarray, counts: dict[str, int
     columns = {column: None for _, named in settings.text for column in named} | dict.fromkeys(settings.name_column)
     texts: dict[str, list[str]] = {}
     if settings.items:
-        texts, seen = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column)
+        texts, seen = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column, reading)
         counts["items without a row in --items"] = seen["absent"]
         counts["items of --items without interactions that were kept"] = seen["others"]
         counts["ids of --items with blanks around them (cut)"] = seen["cut"]

@@ -11,6 +11,7 @@ from os.path import expanduser
 from rearm_jax.data.dataset import check_modalities
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL, check_encoder_installed
 from rearm_jax.data.folder import check_out
+from rearm_jax.data.reading import BAD_ROWS, QUOTES, Reading
 from rearm_jax.data.splitting import METHODS
 from rearm_jax.errors import ConfigError, DataError
 
@@ -44,6 +45,23 @@ class Settings:
     device: str | None = None
     cache: str = CACHE_DIR
     overwrite: bool = False
+    interactions_header: Sequence[str] | None = None
+    items_header: Sequence[str] | None = None
+    quote: Sequence[tuple[str, str]] = ()
+    encoding: str | None = None
+    bad_rows: str = "refuse"
+    bad_rows_limit: float = 0.01
+
+    def reading_interactions(self) -> Reading:
+        """How the tables of --interactions are read."""
+        return self._reading(self.interactions_header, "--interactions_header")
+
+    def reading_items(self) -> Reading:
+        """How those of --items are."""
+        return self._reading(self.items_header, "--items_header")
+
+    def _reading(self, names: Sequence[str] | None, flag: str) -> Reading:
+        return Reading(names, flag, self.quote, self.encoding, self.bad_rows, self.bad_rows_limit)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
@@ -96,10 +114,29 @@ def check(settings: Settings) -> tuple[str, ...]:
             raise DataError(f"{path}: there is no such file")
     if settings.images is not None and not os.path.isdir(settings.images):
         raise DataError(f"{settings.images}: cannot be read as a folder of pictures (there is no such folder)")
+    _check_reading(settings)
     if settings.text or settings.images is not None:
         check_encoder_installed(pictures=settings.images is not None)
     check_out(settings.out, settings.overwrite)
     return tuple(modalities)
+
+
+def _check_reading(settings: Settings) -> None:
+    for file, mode in settings.quote:
+        if mode not in QUOTES:
+            raise ConfigError(f"--quote is {mode!r}: one of {', '.join(QUOTES)}, or FILE=one of them")
+        if file and file not in (*settings.interactions, *settings.items):
+            raise ConfigError(f"--quote {file}={mode}: neither --interactions nor --items names that file")
+    if settings.encoding is not None:
+        try:
+            "".encode(settings.encoding)  # codecs that make no text, such as base64, are refused here too
+        except LookupError as error:
+            raise ConfigError(f"--encoding: {error}; such as utf-16, cp1252, latin-1, shift_jis") from error
+    if settings.bad_rows not in BAD_ROWS or not 0 <= settings.bad_rows_limit <= 1:
+        raise ConfigError(
+            f"--bad_rows is {settings.bad_rows!r}, --bad_rows_limit {settings.bad_rows_limit}: refuse or skip, and a "
+            "share from 0 to 1"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,6 +180,35 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=METHODS, default="random", help="default random, per user; see rearm_jax/data/splitting.py")
     add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1")
     add("--seed", type=int, default=0, help="of the random split; default 0")
+    add(
+        "--interactions_header",
+        type=_columns,
+        metavar="COLUMN,COLUMN,...",
+        help="names of the columns of --interactions, whose first line names none: it then counts as a row",
+    )
+    add("--items_header", type=_columns, metavar="COLUMN,...", help="the same for --items")
+    add(
+        "--quote",
+        action="append",
+        type=_quote,
+        default=[],
+        metavar="[FILE=]MODE",
+        help="what quotes mean in text tables: none (nothing), double (RFC 4180), backslash; the default looks",
+    )
+    add("--encoding", metavar="NAME", help="of text files that are not UTF-8, such as latin-1")
+    add(
+        "--bad_rows",
+        choices=BAD_ROWS,
+        default="refuse",
+        help="what becomes of lines that cannot be read; default refuse",
+    )
+    add(
+        "--bad_rows_limit",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="the most of a file's records that --bad_rows skip leaves out; default 0.01",
+    )
     add(
         "--items",
         action="extend",
@@ -215,6 +281,11 @@ def _columns(argument: str) -> tuple[str, ...]:
     if not all(columns):
         raise argparse.ArgumentTypeError(f"{argument!r} names an empty column")
     return columns
+
+
+def _quote(argument: str) -> tuple[str, str]:
+    file, _, mode = argument.rpartition("=")
+    return file, mode
 
 
 def _text(argument: str) -> tuple[str, tuple[str, ...]]:
