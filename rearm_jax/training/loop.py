@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from rearm_jax.training.placement import (
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
+from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import PARTS, TrainState, draw_order, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
@@ -66,7 +66,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             return result, None
 
         first_only(write_config, workdir, config)
-        check_shared(epath.Path(workdir) / CONFIG_FILE)
+        check_shared(run_path(workdir) / CONFIG_FILE)
         graphs = place_graphs(experiment)
         evaluate = Evaluator(experiment, graphs)
         run_steps = compile_steps(experiment, graphs)
