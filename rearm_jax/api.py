@@ -23,6 +23,8 @@ from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
+from rearm_jax.training.lock import RunLock
+from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_folder import check_run_folder
 
 
@@ -48,8 +50,11 @@ def default_config(**data: Any) -> ConfigDict:
     return config
 
 
+@without_x64()
 def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does; from the main thread.
+    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does.
+
+    In the main thread, Ctrl-C and SIGTERM stop it at the next step, which is saved; in another they are the caller's.
 
     Args:
       config: the settings.
@@ -62,15 +67,17 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | No
     Raises:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read.
       DataError: the data cannot be used.
-      CheckpointError: the folder holds a run with other settings, or cannot be resumed or written.
+      CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
     check_config(config)
-    check_run_folder(workdir, config)
-    result, _ = loop.train(build_experiment(config), os.fspath(workdir))
+    with RunLock(workdir) as lock:
+        check_run_folder(workdir, config)
+        result, _ = loop.train(build_experiment(config), os.fspath(workdir), lock)
     return result
 
 
+@without_x64()
 def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
     """Metrics of a run's best checkpoint, {"valid/recall@20": ..., "test/recall@20": ..., ...}.
 
@@ -83,6 +90,7 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
     return loop.evaluate_run(build_experiment(run_config(workdir)), workdir)
 
 
+@without_x64()
 def recommend(
     workdir: str | os.PathLike, users: Iterable[str | int] | None = None, k: int = 20, unknown: str = "refuse"
 ) -> list[dict[str, Any]]:

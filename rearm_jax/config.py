@@ -6,6 +6,7 @@ float no int.
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -76,6 +77,15 @@ def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     return [name for name in SCHEMA if name not in MAY_DIFFER and saved[name] != current[name]]
 
 
+class PathParser(flags.ArgumentParser):
+    """Of a flag that names a file or a folder: expands ~, which shells leave alone behind `--flag=`."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`, with a flag `config`.
 
@@ -85,7 +95,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     overrides = [match[1] for match in map(re.compile(r"--?(?:no)?config\.([^=]+)").match, argv[1:]) if match]
     _raise_if_any([_unknown(name) for name in overrides if name not in SCHEMA])
     try:
-        remaining = flags.FLAGS(argv)
+        remaining = flags.FLAGS(_with_home(argv))
         if flags.FLAGS.config is not None:
             flags.FLAGS.config.items()  # a file that was not found raises only when it is used
             check_config(flags.FLAGS.config)
@@ -104,6 +114,17 @@ def parse_flags(argv: list[str]) -> list[str]:
         given = next((argument for argument in argv if re.match("--?config=", argument)), "--config")
         reason = str(error).strip().rpartition("\n")[2].strip()
         raise ConfigError(f"{given}: {type(error).__name__}: {reason}") from error
+
+
+def _with_home(argv: list[str]) -> list[str]:
+    """The arguments, ~ expanded in the file that --config names, a flag of ml_collections."""
+    words = list(argv)
+    for place, word in enumerate(argv):
+        if name := re.match("--?config=", word):
+            words[place] = name[0] + os.path.expanduser(word[name.end() :])
+        elif place and argv[place - 1] in ("--config", "-config"):
+            words[place] = os.path.expanduser(word)
+    return words
 
 
 def _check(values: Mapping[str, Any]) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import flax
+import jax
 import numpy as np
 import scipy.sparse
 from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
+from rearm_jax.errors import ConfigError
 from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
 
@@ -55,8 +57,13 @@ def build_graphs(dataset: Dataset, graph_config: ConfigDict, protocol: str, seed
     Raises:
       ValueError: a number of neighbours exceeds the number of nodes, the number of modality weights is not that of the
         modalities, or the protocol is unknown.
-      ConfigError: a kNN graph needs approximate search (see knn.py), and faiss is not installed.
+      ConfigError: a kNN graph needs approximate search (see knn.py), and faiss is not installed; or JAX_ENABLE_X64 is
+        set, under which neither graphs nor models work.
     """
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "JAX_ENABLE_X64 is set, and everything here is float32: unset it, or work in `with jax.enable_x64(False):`"
+        )
     if protocol not in ("strict", "reference"):
         raise ValueError(f'protocol must be "strict" or "reference", got {protocol!r}')
     sizes = dataset.num_users, dataset.num_items
@@ -151,7 +158,7 @@ def _cache_path(dataset: Dataset, config: ConfigDict, protocol: str, seed: int) 
         "seed": seed if protocol == "reference" else None,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return Path(config.cache_dir) / f"graphs-{digest[:32]}.npz"
+    return Path(os.path.expanduser(config.cache_dir)) / f"graphs-{digest[:32]}.npz"
 
 
 def _save(path: Path, user_user: scipy.sparse.csr_array, item_item: scipy.sparse.csr_array) -> None:

@@ -23,6 +23,7 @@ from rearm_jax.training.distributed import agree, check_shared, first_only, is_f
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.placement import (
     first_state,
     place_graphs,
@@ -43,8 +44,13 @@ from rearm_jax.training.writer import RunWriter
 CALL_SECONDS = 4.0
 
 
-def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
+def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
     """Trains until early stopping or num_epochs, from where the run folder stands.
+
+    Args:
+      experiment: what is trained.
+      workdir: run folder, made where it is missing.
+      lock: of the folder, held by the caller; where it is lost, nothing more is saved.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -78,6 +84,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             with _open_writer(workdir, config, int(state.step)) as writer:
                 while not is_over():
                     state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    if lock:
+                        lock.check()
                     if stopped_by is not None:
                         _save(checkpoints, state, progress, math.nan)
                         checkpoints.wait()
