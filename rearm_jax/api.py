@@ -23,7 +23,9 @@ from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
 from rearm_jax.training.display import log_shown
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.outcome import say_weaknesses
+from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder
 
@@ -48,8 +50,11 @@ def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
     return config
 
 
+@without_x64()
 def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True) -> dict[str, Any] | None:
-    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does; from the main thread.
+    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does.
+
+    In the main thread, Ctrl-C and SIGTERM stop it at the next step, which is saved; in another they are the caller's.
 
     Args:
       config: the settings.
@@ -64,18 +69,19 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
     Raises:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read.
       DataError: the data cannot be used.
-      CheckpointError: the folder holds a run with other settings, or cannot be resumed or written.
+      CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
     config = for_its_model(config)
-    check_run_folder(workdir, config)
-    with log_shown(progress):
-        result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir))
+    with log_shown(progress), RunLock(workdir) as lock:
+        check_run_folder(workdir, config)
+        result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir), lock)
         if result is not None:
             say_weaknesses(result, config.evaluation.metric)
     return result
 
 
+@without_x64()
 def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
     """Metrics of a run's best checkpoint, {"valid/recall@20": ..., "test/recall@20": ..., ...}.
 
@@ -88,6 +94,7 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
     return loop.evaluate_run(open_experiment(run_config(workdir), workdir, brief=True), workdir)
 
 
+@without_x64()
 def recommend(
     workdir: str | os.PathLike, users: Iterable[str | int] | None = None, k: int = 20, unknown: str = "refuse"
 ) -> list[dict[str, Any]]:

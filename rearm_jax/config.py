@@ -7,6 +7,7 @@ another one.
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -149,6 +150,15 @@ def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     return [n for n in declared(current["model.name"]) if n not in MAY_DIFFER and saved[n] != current[n]]
 
 
+class PathParser(flags.ArgumentParser):
+    """Of a flag that names a file or a folder: expands ~, which shells leave alone behind `--flag=`."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`, with a flag `config`.
 
@@ -188,7 +198,7 @@ class _ForModel(flags.ArgumentParser):
         self.inner, self._argv = inner, argv
 
     def parse(self, argument: str) -> ConfigDict:
-        config = self.inner.parse(argument)
+        config = self.inner.parse(os.path.expanduser(argument))
         values = _flatten(config)  # a file that was not found raises only when it is used
         named = [m[1] for m in map(re.compile(r"--?config\.model\.name=(.*)").fullmatch, self._argv[1:]) if m]
         model: Any = named[-1] if named else values.get("model.name")

@@ -138,7 +138,8 @@ def load_data(data: ConfigDict) -> Dataset:
     """
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
-    if data.name and data.download and not os.path.lexists(data.root):
-        logging.info("%s is missing: downloading %s", data.root, data.name)
-        download(data.name, data.root)
-    return load_dataset(data.root, tuple(data.modalities), data.num_users)
+    root = os.path.expanduser(data.root)
+    if data.name and data.download and not os.path.lexists(root):
+        logging.info("%s is missing: downloading %s", root, data.name)
+        download(data.name, root)
+    return load_dataset(root, tuple(data.modalities), data.num_users)

@@ -52,7 +52,7 @@ def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: 
     """Reads a folder in any layout of formats.py. Pickles inside the files are refused, never run.
 
     Args:
-        root: the folder.
+        root: the folder; ~ stands for the home folder.
         modalities: names, in the order they shall have everywhere.
         num_users: number of users; 0 takes as many as there are user ids, or else the largest number of a user + 1.
 
@@ -60,7 +60,7 @@ def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: 
         DataError: a file is missing or cannot be read, or `make_dataset` refuses what it holds.
     """
     check_modalities(modalities)
-    return _validated(read_folder(os.fspath(root), modalities), num_users)
+    return _validated(read_folder(os.path.expanduser(root), modalities), num_users)
 
 
 def make_dataset(

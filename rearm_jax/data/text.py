@@ -40,7 +40,7 @@ _NO_TEXT = {  # first bytes -> what the file is
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV",
     b"SQLite format 3\0": "an SQLite database: export its tables as CSV",
     b"\x89HDF": "HDF5: export its tables as CSV or Parquet",
-    b"\x93NUMPY": "a numpy array: give it with --features and --feature-ids",
+    b"\x93NUMPY": "a numpy array: give it with --features and --feature_ids",
     b"ARROW1": "Arrow (Feather): save it as Parquet",
     b"PAR1": "Parquet, inside a packing: unpack it",
     b"%PDF": "a PDF document",

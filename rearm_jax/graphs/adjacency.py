@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse
 from jax.experimental.sparse import BCOO, BCSR
 
+from rearm_jax.errors import ConfigError
 from rearm_jax.graphs.cache import timed_graph
 from rearm_jax.graphs.relations import user_item_graph
 
@@ -51,7 +52,12 @@ def make_adjacency(csr: scipy.sparse.csr_array, nodes: tuple[str, ...], symmetri
 
     Raises:
       ValueError: `csr` is not square, has unsorted or repeated indices, or is not symmetric although declared so.
+      ConfigError: JAX_ENABLE_X64 is set, under which neither graphs nor models work.
     """
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "JAX_ENABLE_X64 is set, and everything here is float32: unset it, or work in `with jax.enable_x64(False):`"
+        )
     if csr.ndim != 2 or csr.shape[0] != csr.shape[1]:
         raise ValueError(f"an adjacency is square, got shape {csr.shape}")
     if not csr.has_canonical_format:

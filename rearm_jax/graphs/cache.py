@@ -29,7 +29,7 @@ def graph_path(name: str, content_hash: str, settings: Mapping[str, Any], cache_
         return None
     key = {"format": _FORMAT, "name": name, "data": content_hash, "settings": dict(settings)}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return Path(cache_dir) / f"graph-{digest[:32]}.npz"
+    return Path(os.path.expanduser(cache_dir)) / f"graph-{digest[:32]}.npz"
 
 
 def cached_graph(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from rearm_jax.errors import CheckpointError
@@ -23,11 +22,13 @@ from rearm_jax.training.distributed import agree, check_shared, first_only, is_f
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
+from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import TrainState, draw_order, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
@@ -36,8 +37,13 @@ from rearm_jax.training.writer import RunWriter
 CALL_SECONDS = 4.0
 
 
-def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
+def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
     """Trains until early stopping or num_epochs, from where the run folder stands.
+
+    Args:
+      experiment: what is trained.
+      workdir: run folder, made where it is missing.
+      lock: of the folder, held by the caller; where it is lost, nothing more is saved.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -62,7 +68,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
         if is_first():
             say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
-        check_shared(epath.Path(workdir) / CONFIG_FILE)
+        check_shared(run_path(workdir) / CONFIG_FILE)
         inputs = placement.inputs()
         evaluate = Evaluator(placement, inputs)
         run_steps = compile_steps(placement, inputs)
@@ -74,6 +80,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             with _open_writer(workdir, config, int(state.step)) as writer:
                 while not is_over():
                     state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    if lock:
+                        lock.check()
                     if stopped_by is not None:
                         _save(checkpoints, state, progress, math.nan)
                         checkpoints.wait()
