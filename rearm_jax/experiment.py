@@ -24,9 +24,9 @@ class Experiment:
 
     config: ConfigDict
     dataset: Dataset
-    inputs: Inputs
-    model: Recommender
-    tx: optax.GradientTransformationExtraArgs
+    inputs: Inputs  # empty for a fitted model
+    model: Any  # a Recommender, or a Fitted
+    tx: Any  # optax.GradientTransformationExtraArgs; None for a fitted model
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -52,7 +52,7 @@ def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
         dataset=dataset,
         inputs=kind.relations(dataset, config),
         model=model,
-        tx=make_optimizer(config, len(dataset.train), model),
+        tx=make_optimizer(config, len(dataset.train), model) if isinstance(model, Recommender) else None,
     )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +18,17 @@ from tqdm import tqdm
 from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
+from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
+from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
+from rearm_jax.training.run_data import check_data
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import TrainState, draw_order, steps_per_epoch, train_steps
@@ -37,7 +39,7 @@ CALL_SECONDS = 4.0
 
 
 def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
-    """Trains until early stopping or num_epochs, from where the run folder stands.
+    """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -47,6 +49,9 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
+    if isinstance(experiment.model, Fitted):
+        with _disk_explained(workdir):
+            return train_fitted(experiment, workdir), None
     config, placement = experiment.config, place(experiment)
     with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows) as checkpoints:
         state, progress = _start(placement, checkpoints)
@@ -95,6 +100,8 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     Raises:
       CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
     """
+    if isinstance(experiment.model, Fitted):
+        return evaluate_fitted(experiment, workdir)
     placement = place(experiment)
     step, params = best_params(placement, workdir)
     logging.info("evaluating step %d of %s", step, workdir)
@@ -112,7 +119,7 @@ def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        _check_data(placement.experiment, checkpoints.read_progress(step)["content_hash"], workdir)
+        check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
         return step, checkpoints.restore_params(step, placement.like().params)
 
 
@@ -128,7 +135,7 @@ def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, 
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    _check_data(placement.experiment, progress.content_hash, checkpoints.directory)
+    check_data(checkpoints.directory, saved, placement.experiment.dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
@@ -270,12 +277,6 @@ def _disk_explained(workdir: str) -> Iterator[None]:
             f"{workdir} cannot be written or read: {error}. See that the disk has room and the folder is writable; "
             "the same command goes on from the last checkpoint"
         ) from error
-
-
-def _check_data(experiment: Experiment, content_hash: str, folder: str | os.PathLike) -> None:
-    here = experiment.dataset.content_hash
-    if content_hash != here:
-        raise CheckpointError(f"{folder} was trained on other data: its hash {content_hash}, here {here}")
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, progress: Progress, metric: float) -> None:
