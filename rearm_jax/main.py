@@ -218,7 +218,8 @@ def _config_name() -> str:
 def _table(result: dict) -> str:
     """The metrics of the run beside the yardsticks, a line for each metric."""
     columns = {result["model"]: result, **result["yardsticks"]}
-    lines = [f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.0f} s"]
+    epochs = f"best epoch {result['best_epoch']} of {result['epochs']}, " if result["epochs"] else ""
+    lines = [f"{epochs}{result['seconds']:.0f} s"]
     lines.append(f"{'':24}" + "".join(f"{name:>14}" for name in columns))
     for metric in (key for key in result if key.startswith(("valid/", "test/"))):
         lines.append(f"{metric:24}" + "".join(f"{values[metric]:14.4f}" for values in columns.values()))

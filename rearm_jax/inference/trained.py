@@ -7,8 +7,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from rearm_jax.evaluation.scoring import Scores, dot_products
 from rearm_jax.experiment import Experiment, build_experiment
 from rearm_jax.recommender.contract import Representations
+from rearm_jax.recommender.fitted import Fitted, scores_of
+from rearm_jax.training.fit import STEP, saved_fit
 from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
 from rearm_jax.training.run_folder import check_run_folder, saved_config
@@ -22,7 +25,7 @@ class Trained:
       workdir: the run folder.
       step: train steps that the parameters have seen.
       experiment: data, inputs, model; `experiment.dataset.labels` has the outside ids.
-      params: the model's parameters.
+      params: the model's parameters; of a fitted model, arrays on the host.
     """
 
     workdir: str
@@ -30,9 +33,21 @@ class Trained:
     experiment: Experiment
     params: dict
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model is one in closed form, which has no representations."""
+        return isinstance(self.experiment.model, Fitted)
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """What is ranked."""
+        if self.is_fitted:
+            return scores_of(self.experiment.model, self.params, self.experiment.dataset)
+        return dot_products(self.representations.users, self.representations.items)
+
     @functools.cached_property
     def representations(self) -> Representations:
-        """The model's output for all users and items, computed once, on the default device."""
+        """A learned model's output for all users and items, computed once, on the default device."""
         model = self.experiment.model
         forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
         return forward(self.params, self.experiment.inputs)
@@ -53,7 +68,7 @@ def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
 
 
 def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
-    """Opens a run at its best checkpoint; reads the parameters alone, on one device.
+    """Opens a run at its best checkpoint, or its fit; reads the parameters alone, on one device.
 
     Args:
       workdir: the run folder.
@@ -67,6 +82,9 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     with config.unlocked():
         config.parallel = "data"
     experiment = build_experiment(config)
-    step, params = best_params(place(experiment), workdir)
+    if isinstance(experiment.model, Fitted):
+        step, (params, _) = STEP, saved_fit(workdir, experiment.dataset)
+    else:
+        step, params = best_params(place(experiment), workdir)
     logging.info("step %d of %s", step, workdir)
     return Trained(workdir, step, experiment, params)

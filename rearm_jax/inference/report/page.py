@@ -22,8 +22,9 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
         f"{dataset.num_users:,} users · {dataset.num_items:,} items · interactions: {len(dataset.train):,} train, "
         f"{len(dataset.valid):,} validation, {len(dataset.test):,} test · features: {widths}"
     )
+    epochs = f"best epoch {result['best_epoch']} of {result['epochs']} · " if result["epochs"] else ""
     run_facts = (
-        f"best epoch {result['best_epoch']} of {result['epochs']} · {result['seconds']:,.0f} s of training on "
+        f"{epochs}{result['seconds']:,.0f} s of training on "
         f"{', '.join(result['devices'])} · seed {result['seed']} · protocol {result['protocol']}"
     )
     cutoff = metric.split("@")[1]

@@ -41,10 +41,15 @@ def training(drawing: Drawing, metric: str) -> Markup:
     return _section("training", text, _figure(drawing, caption))
 
 
+def without_training(model: str) -> Markup:
+    text = f"{title(model)} is fitted in closed form, at once: there are no epochs and no losses to show."
+    return _section("training", text)
+
+
 def without_features(model: str) -> Markup:
     text = (
-        f"{title(model)} has no modalities: it learns from ID embeddings and the user-item graph alone, so that "
-        "there is nothing modal to share or to keep apart."
+        f"{title(model)} has no modalities: it learns from interactions alone, so that there is nothing modal to share "
+        "or to keep apart."
     )
     return _section("features", text)
 
@@ -172,6 +177,11 @@ def neighbours(
         *cards("Popular items", popular),
         *cards("Rare items", rare),
     )
+
+
+def without_neighbours(model: str) -> Markup:
+    text = f"{title(model)} has no vectors of items, so that no item is near another in the sense of this section."
+    return _section("neighbours", text)
 
 
 def numbers(result: Mapping, settings: Mapping) -> Markup:
