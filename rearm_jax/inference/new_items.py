@@ -83,10 +83,11 @@ def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:
 
 def check_new_items(trained: Trained) -> None:
     """Raises ConfigError where the model cannot rank new items."""
-    if trained.is_fitted:
+    fitted = trained.experiment.model if trained.is_fitted else trained.experiment.residual
+    if fitted:
         raise ConfigError(
-            f"new items: {trained.experiment.model.title} knows an item by its train interactions alone, and new items "
-            "have none. Leave them out, or train a model with vectors, such as rearm"
+            f"new items: {fitted.title} knows an item by its train interactions alone, and new items have none. Leave "
+            'them out, or train a model with vectors and without a residual, such as rearm with residual.model = ""'
         )
 
 

@@ -14,6 +14,7 @@ from rearm_jax.recommender.fitted import Fitted, scores_of
 from rearm_jax.training.fit import STEP, saved_fit
 from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
+from rearm_jax.training.residual import Residual, saved_residual
 from rearm_jax.training.run_folder import check_run_folder, saved_config
 
 
@@ -26,12 +27,14 @@ class Trained:
       step: train steps that the parameters have seen.
       experiment: data, inputs, model; `experiment.dataset.labels` has the outside ids.
       params: the model's parameters; of a fitted model, arrays on the host.
+      residual: a fitted model beside the learned one, or None.
     """
 
     workdir: str
     step: int
     experiment: Experiment
     params: dict
+    residual: Residual | None = None
 
     @property
     def is_fitted(self) -> bool:
@@ -43,7 +46,8 @@ class Trained:
         """What is ranked."""
         if self.is_fitted:
             return scores_of(self.experiment.model, self.params, self.experiment.dataset)
-        return dot_products(self.representations.users, self.representations.items)
+        scores = dot_products(self.representations.users, self.representations.items)
+        return self.residual.join(scores, self.experiment.dataset) if self.residual else scores
 
     @functools.cached_property
     def representations(self) -> Representations:
@@ -87,4 +91,5 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     else:
         step, params = best_params(place(experiment), workdir)
     logging.info("step %d of %s", step, workdir)
-    return Trained(workdir, step, experiment, params)
+    residual = saved_residual(experiment, workdir, step) if experiment.residual else None
+    return Trained(workdir, step, experiment, params, residual)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
@@ -27,6 +28,7 @@ from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.residual import fit_residual, residual_metrics, saved_residual, weigh_residual
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
@@ -65,6 +67,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
 
         first_only(write_config, workdir, config)
         check_shared(epath.Path(workdir) / CONFIG_FILE)
+        if experiment.residual:
+            fit_residual(experiment, workdir)
         inputs = placement.inputs()
         evaluate = Evaluator(placement, inputs)
         run_steps = compile_steps(placement, inputs)
@@ -87,8 +91,12 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, placement.like().params)
-            result = evaluate(params, "valid") | evaluate(params, "test") | describe_run(experiment, progress)
-            result |= {"best_step": best_step, "steps": int(state.step)}
+            if experiment.residual:
+                scores = dot_products(*placement.representations(params, inputs))
+                result = weigh_residual(experiment, workdir, best_step, scores)
+            else:
+                result = evaluate(params, "valid") | evaluate(params, "test")
+            result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
             return result, None
@@ -98,14 +106,19 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     """Metrics on validation and test of a run's best checkpoint; reads the parameters alone.
 
     Raises:
-      CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
+      CheckpointError: there is no evaluated checkpoint, it belongs to other data, or the run has a residual and has not
+        ended.
     """
     if isinstance(experiment.model, Fitted):
         return evaluate_fitted(experiment, workdir)
     placement = place(experiment)
     step, params = best_params(placement, workdir)
     logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(placement, placement.inputs())
+    inputs = placement.inputs()
+    if experiment.residual:
+        scores = dot_products(*placement.representations(params, inputs))
+        return residual_metrics(experiment, saved_residual(experiment, workdir, step), scores)
+    evaluate = Evaluator(placement, inputs)
     return evaluate(params, "valid") | evaluate(params, "test")
 
 
