@@ -116,8 +116,8 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     logging.info("evaluating step %d of %s", step, workdir)
     inputs = placement.inputs()
     if experiment.residual:
-        scores = dot_products(*placement.representations(params, inputs))
-        return residual_metrics(experiment, saved_residual(experiment, workdir, step), scores)
+        residual = saved_residual(experiment, workdir, step)
+        return residual_metrics(experiment, residual, dot_products(*placement.representations(params, inputs)))
     evaluate = Evaluator(placement, inputs)
     return evaluate(params, "valid") | evaluate(params, "test")
 

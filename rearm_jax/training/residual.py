@@ -73,9 +73,8 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
     logging.info("residual %s: weight %g, %s %.4f", model.title, residual.weight, name, values[best])
     test = scores_metrics(residual.join(scores, dataset), dataset, "test", ks, block_size)
     by_weight = {str(weight): value for weight, value in zip(weights, values, strict=True)}
-    return (
-        valid[best] | test | {"residual": {"model": config.residual.model, "weight": residual.weight, name: by_weight}}
-    )
+    about = {"model": config.residual.model, "weight": residual.weight, name: by_weight}
+    return valid[best] | test | {"residual": about}
 
 
 def saved_residual(experiment: Experiment, workdir: str, best_step: int) -> Residual:

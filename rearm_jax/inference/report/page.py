@@ -27,12 +27,14 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
         f"{epochs}{result['seconds']:,.0f} s of training on "
         f"{', '.join(result['devices'])} · seed {result['seed']} · protocol {result['protocol']}"
     )
+    residual = result.get("residual")
+    beside = f" + {residual['weight']:g} {title(residual['model'])}" if residual else ""
     cutoff = metric.split("@")[1]
     shown = dict.fromkeys((metric, f"recall@{cutoff}", f"ndcg@{cutoff}", f"precision@{cutoff}", f"hitrate@{cutoff}"))
     links = [element("li", element("a", name, href=f"#{anchor}")) for anchor, name in SECTIONS.items()]
     return element(
         "header",
-        element("p", f"{title(result['model'])} · a trained run", class_="kicker"),
+        element("p", f"{title(result['model'])}{beside} · a trained run", class_="kicker"),
         element("h1", run),
         element("p", data, class_="facts"),
         element("p", run_facts, class_="facts"),
