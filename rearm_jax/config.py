@@ -1,8 +1,8 @@
 """How settings are checked against what default.py and the model declare, saved, compared, and read from flags.
 
 An int is accepted where a float is meant (`--config.loss.temperature=1`) and saved as a float; a bool is no number, a
-float no int. A config has the settings of one model; those of others are refused, or left out where it was made for
-another one.
+float no int. A config has the settings of one model, and of one fitted model beside it if `residual.model` names one;
+those of others are refused, or left out where it was made for another one.
 """
 
 import difflib
@@ -16,7 +16,19 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from rearm_jax import models
-from rearm_jax.default import MAY_DIFFER, SETTINGS, added_later, declared, joint_rules, nest
+from rearm_jax.default import (
+    MAY_DIFFER,
+    SETTINGS,
+    added_later,
+    chosen,
+    declarations,
+    declared_by,
+    defaults,
+    joint_rules,
+    nest,
+    residual_settings,
+    settings_of_others,
+)
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
 
@@ -47,9 +59,12 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
     untouched = {name for name in foreign if values[name] in foreign[name]}
     if foreign.keys() == untouched:  # else `_check` names those that were changed
         values = {name: value for name, value in values.items() if name not in untouched}
-        if untouched:
-            own = models.find(values["model.name"]).settings
-            values = {name: setting.default for name, setting in own.items()} | values
+        model, residual = chosen(values)
+        if model and untouched:
+            values = defaults(models.find(model).settings) | values
+        beside = residual_settings(residual)
+        if untouched or not beside.keys() & values.keys():
+            values = defaults(beside) | values
     _check(values)
     return ConfigDict(_with_kinds(_resolved(values))).lock()
 
@@ -60,27 +75,26 @@ def check_type(config: Any) -> None:
         raise ConfigError(f"the configuration must be a ConfigDict, found {type(config).__name__}")
 
 
-def with_model(config: ConfigDict, name: str) -> ConfigDict:
-    """What a config file gives to a run with the model `name`: its settings of other models are left out, with a word
-    in the log. Where the file is for another model, the model's own settings have their defaults.
+def with_model(config: ConfigDict, name: str, residual: str = "") -> ConfigDict:
+    """What a config file gives to a run with the model `name` and the fitted model `residual` beside it: its settings
+    of other models are left out, with a word in the log. Where the file is for another model, the model's own settings
+    have their defaults; so have those of another fitted model.
 
     Raises:
       ConfigError: there is no such model.
     """
     values = _flatten(config)
-    own = {field: setting.default for field, setting in models.find(name).settings.items()}
-    others = _settings_of_others(name)
+    own, beside = defaults(models.find(name).settings), defaults(residual_settings(residual))
+    others = settings_of_others(name, residual)
+    switched = own if values.get("model.name") != name else {}
+    switched = switched | (beside if values.get("residual.model", "") != residual else {})
     left_out = [field for field in values if field in others and values[field] not in others[field]]
-    if values.get("model.name") != name:
-        switched = [field for field in own if field in values and _was_set(values, field)]
-        left_out += switched
-        kept = {field: value for field, value in values.items() if field not in own}
-    else:
-        kept = values
+    left_out += [field for field in switched if field in values and _was_set(values, field)]
     if left_out:
         logging.info("model %s: left out of the config file, as set for another model: %s", name, ", ".join(left_out))
-    kept = {field: value for field, value in kept.items() if field not in others}
-    return ConfigDict(nest(own | kept | {"model.name": name})).lock()
+    kept = {field: value for field, value in values.items() if field not in others and field not in switched}
+    named = {"model.name": name, "residual.model": residual}
+    return ConfigDict(nest(own | beside | kept | named)).lock()
 
 
 def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> None:
@@ -91,7 +105,7 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     """
     limits = {"users": num_users, "items": num_items}
     values, problems = _flatten(config), []
-    for name, setting in declared(config.model.name).items():
+    for name, setting in declared_by(values).items():
         numbers = values[name] if setting.rule.many else (values[name],)
         problems += [
             f"{name} = {number}: too large, the data has {limits[setting.at_most]} {setting.at_most}"
@@ -134,20 +148,22 @@ def from_json(text: str) -> ConfigDict:
     except (ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(f"the saved configuration is not a JSON object: {error}") from error
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    if values.get("model.name") in models.names():
-        others = _settings_of_others(values["model.name"])
+    model, residual = chosen(values)
+    if model:
+        others = settings_of_others(model, residual)
         values = {name: value for name, value in values.items() if name not in others}
-        values = added_later(values["model.name"]) | values
+        values = added_later(model) | values
     _check(values)
     return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the declared order."""
-    if saved.model.name != current.model.name:
-        return ["model.name"]
     saved, current = _resolved(_flatten(saved)), _resolved(_flatten(current))
-    return [n for n in declared(current["model.name"]) if n not in MAY_DIFFER and saved[n] != current[n]]
+    for name in ("model.name", "residual.model"):
+        if saved[name] != current[name]:
+            return [name]
+    return [n for n in declared_by(current) if n not in MAY_DIFFER and saved[n] != current[n]]
 
 
 class PathParser(flags.ArgumentParser):
@@ -200,12 +216,14 @@ class _ForModel(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         config = self.inner.parse(os.path.expanduser(argument))
         values = _flatten(config)  # a file that was not found raises only when it is used
-        named = [m[1] for m in map(re.compile(r"--?config\.model\.name=(.*)").fullmatch, self._argv[1:]) if m]
-        model: Any = named[-1] if named else values.get("model.name")
+        for name in ("model.name", "residual.model"):
+            named = [m[1] for m in map(re.compile(rf"--?config\.{name}=(.*)").fullmatch, self._argv[1:]) if m]
+            values |= {name: named[-1]} if named else {}
+        model, residual = chosen(values)
         overrides = [m[1] for m in map(re.compile(r"--?(?:no)?config\.([^=]+)").match, self._argv[1:]) if m]
-        settings = declared(model) if model in models.names() else SETTINGS
-        _raise_if_any([_unknown(name, model, settings) for name in overrides if name not in settings])
-        return with_model(config, model) if model in models.names() else config
+        settings = declared_by(values)
+        _raise_if_any([_unknown(name, values, settings) for name in overrides if name not in settings])
+        return with_model(config, model, residual) if model else config
 
     def flag_type(self) -> str:
         return self.inner.flag_type()
@@ -213,17 +231,16 @@ class _ForModel(flags.ArgumentParser):
 
 def _check(values: Mapping[str, Any]) -> None:
     """Raises ConfigError with all problems of the flattened settings."""
-    model: Any = values.get("model.name")
-    known = isinstance(model, str) and model in models.names()
-    settings = declared(model) if known else SETTINGS
+    known, _ = chosen(values)
+    settings = declared_by(values)
     good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
-    problems = _name_problems(values, model, settings, settings if known else _everything())
+    problems = _name_problems(values, settings, settings if known else _everything())
     problems += [
         f"{name} = {values[name]!r}: must be {setting.rule.allowed}"
         for name, setting in settings.items()
         if name in values and name not in good
     ]
-    for rule in joint_rules(model) if known else ():
+    for rule in joint_rules(known) if known else ():
         if rule.name in good and rule.other in good and not rule.fits(good[rule.name], good[rule.other]):
             problems.append(
                 f"{rule.name} = {good[rule.name]!r}: must be {rule.allowed} ({rule.other} = {good[rule.other]!r})"
@@ -246,55 +263,45 @@ def _possible(value: Any, rule: Rule) -> bool:
     )
 
 
-def _name_problems(
-    values: Mapping[str, Any], model: str, needed: Mapping[str, Setting], known: Mapping[str, Setting]
-) -> list[str]:
+def _name_problems(values: Mapping[str, Any], needed: Mapping[str, Setting], known: Mapping[str, Setting]) -> list[str]:
     unknown = [name for name in values if name not in known]
     replaced = tuple(f"{name}." for name in unknown)  # a value in the place of a section is one problem, not many
     missing = [name for name in needed if name not in values and not name.startswith(replaced)]
-    problems = [_unknown(name, model, known) for name in unknown]
+    problems = [_unknown(name, values, known) for name in unknown]
     return problems + [f"{name}: missing; must be {needed[name].rule.allowed}" for name in missing]
 
 
-def _unknown(name: str, model: str, settings: Mapping[str, Setting]) -> str:
+def _unknown(name: str, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> str:
     if name in _sections(settings):
         return f"{name}: is a section, not a field; give its fields one by one"
-    owners = [other for other in models.names() if name in models.find(other).settings]
+    chooser = "residual.model" if name.startswith("residual.") else "model.name"
+    owners = [model for key, model, own in declarations() if key == chooser and name in own]
     same_leaf = [field for field in settings if field.split(".")[-1] == name.split(".")[-1]]
     close = same_leaf or difflib.get_close_matches(name, settings, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     if owners:
-        return f"{name}: is a setting of {', '.join(owners)}, and model.name is {model}{hint}"
+        return f"{name}: is a setting of {', '.join(owners)}, and {chooser} is {values.get(chooser) or 'none'}{hint}"
     return f"{name}: unknown field{hint}"
-
-
-def _settings_of_others(model: str) -> dict[str, list]:
-    """Fields that other models declare and this one has not -> their defaults there."""
-    own, others = declared(model), dict[str, list]()
-    for other in models.names():
-        for name, setting in models.find(other).settings.items():
-            if name not in own:
-                others.setdefault(name, []).append(setting.default)
-    return others
 
 
 def _foreign(values: Mapping[str, Any]) -> dict[str, list]:
     """The fields that are of other models than the one that is named."""
-    if values.get("model.name") not in models.names():
+    model, residual = chosen(values)
+    if not model:
         return {}
-    return {name: defaults for name, defaults in _settings_of_others(values["model.name"]).items() if name in values}
+    return {name: others for name, others in settings_of_others(model, residual).items() if name in values}
 
 
 def _was_set(values: Mapping[str, Any], name: str) -> bool:
     """Whether a field has another value than the default of the model that the values are for."""
-    model = values.get("model.name")
-    return model not in models.names() or name not in declared(model) or values[name] != declared(model)[name].default
+    settings = declared_by(values)
+    return name not in settings or values[name] != settings[name].default
 
 
 def _everything() -> dict[str, Setting]:
     settings = dict(SETTINGS)
-    for model in models.names():
-        settings |= {name: s for name, s in models.find(model).settings.items() if name not in settings}
+    for _, _, more in declarations():
+        settings |= {name: setting for name, setting in more.items() if name not in settings}
     return settings
 
 
@@ -317,14 +324,14 @@ def _flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str]
 
 def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """Checked values, open ones filled in."""
-    settings, count = declared(values["model.name"]), len(values["data.modalities"])
+    settings, count = declared_by(values), len(values["data.modalities"])
     open_weights = [name for name, setting in settings.items() if setting.rule is MODALITY_WEIGHTS]
     return {**values, **{name: modality_weights(values[name], count) for name in open_weights}}
 
 
 def _with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:
     """Checked values, nested; every number becomes of the kind that its rule names."""
-    typed, settings = {}, declared(values["model.name"])
+    typed, settings = {}, declared_by(values)
     for name, value in values.items():
         rule = settings[name].rule
         typed[name] = tuple(map(rule.kind, value)) if rule.many else rule.kind(value)

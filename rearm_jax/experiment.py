@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from rearm_jax.data.dataset import Dataset, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.recommender.contract import Inputs, Recommender
+from rearm_jax.recommender.fitted import Fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Experiment:
 
     config: ConfigDict
     dataset: Dataset
-    inputs: Inputs
-    model: Recommender
-    tx: optax.GradientTransformationExtraArgs
+    inputs: Inputs  # empty for a fitted model
+    model: Any  # a Recommender, or a Fitted
+    tx: Any  # optax.GradientTransformationExtraArgs; None for a fitted model
+    residual: Fitted | None = None  # stands beside a Recommender
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -49,12 +51,14 @@ def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
     """Inputs, model and optimiser for a checked config and data that are at hand."""
     kind = models.find(config.model.name)
     model = kind.make(config, dataset)
+    residual = config.residual.model
     return Experiment(
         config=config,
         dataset=dataset,
         inputs=kind.relations(dataset, config),
         model=model,
-        tx=make_optimizer(config, len(dataset.train), model),
+        tx=make_optimizer(config, len(dataset.train), model) if isinstance(model, Recommender) else None,
+        residual=cast(type[Fitted], models.find(residual)).make(config, dataset, "residual") if residual else None,
     )
 
 

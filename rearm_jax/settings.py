@@ -78,6 +78,12 @@ CUT_OFFS = Rule(
     lambda ks: _unique(ks) and all(1 <= k <= _INT_MAX for k in ks),
     many=True,
 )
+RESIDUAL_WEIGHTS = Rule(
+    float,
+    "a tuple of different finite numbers of at least 0, such as (0.0, 0.5, 1.0)",
+    lambda weights: _unique(weights) and all(0 <= weight <= _FLOAT_MAX for weight in weights),
+    many=True,
+)
 METRIC = Rule(
     str,
     'one of recall, ndcg, precision, map and hitrate, then "@" and a cut-off, such as "recall@20"',

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -21,15 +20,14 @@ from tqdm import tqdm
 from rearm_jax.data.dataset import Dataset, group_by_user
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.evaluation.baselines import most_popular_scores
-from rearm_jax.evaluation.ranking import UserBlocks, make_blocks, rank_items
+from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
+from rearm_jax.evaluation.scoring import Scores, dot_products, each_block, rank_block
 from rearm_jax.inference.new_items import NewItems, represent_new_items
 from rearm_jax.inference.trained import Trained
 
 Id = str | int
 UNKNOWN = ("refuse", "popular")
 _SHOWN = 5  # ids in a message
-
-_rank = jax.jit(rank_items, static_argnames="k")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class Lists(NamedTuple):
     Attributes:
       users: n outside ids.
       items: int32 (n, k), rows of `Items`, best first; -1 where the candidates ran out.
-      scores: float32 (n, k): by the model dot products, by popularity numbers of train interactions.
+      scores: float32 (n, k): by the model its scores, by popularity numbers of train interactions.
       source: "model", or "popular" for users who are not in the catalogue.
     """
 
@@ -95,7 +93,7 @@ def recommend(
       a time.
 
     Raises:
-      ConfigError: k or `unknown` is impossible.
+      ConfigError: k or `unknown` is impossible, or the model cannot rank new items.
       DataError: a user is unknown (under "refuse"), no item of `never` or of `exclude` is known, ids are of another
         kind, or a new item resembles no item of the catalogue.
     """
@@ -128,34 +126,29 @@ def recommend(
         known_rows = np.array([rows[user] for user in known], np.int32)
         excluded = _places_by_user(np.concatenate([dataset.train, pairs]), candidates, dataset.num_users)
         blocks = make_blocks(known_rows, excluded, block_size)
-        # Before the first list is asked for: it refuses new items that resemble nothing.
-        vectors = trained.representations.items
+        scores = trained.scores
         if new_items is not None:
-            vectors = jnp.concatenate([vectors, represent_new_items(trained, new_items.features)])
-        if left_out:
-            vectors = vectors[candidates]
-        parts.append(_by_model(known, trained.representations.users, vectors, candidates, blocks, k))
+            # Before the first list is asked for: it refuses new items that resemble nothing.
+            new_vectors = represent_new_items(trained, new_items.features)
+            out = trained.representations
+            scores = dot_products(out.users, jnp.concatenate([out.items, new_vectors]))
+        parts.append(_by_model(known, scores, candidates, blocks, k))
     if strangers:
         parts.append(_by_popularity(strangers, popularity, candidates, of_strangers, k, block_size))
     return items, _with_progress(itertools.chain(*parts), len(users))
 
 
-def _by_model(
-    users: list[Id],
-    user_vectors: jax.Array,
-    item_vectors: jax.Array,
-    candidates: np.ndarray,
-    blocks: UserBlocks,
-    k: int,
-) -> Iterator[Lists]:
-    """Lists by dot product; `item_vectors` and `blocks` count items by their place among the candidates."""
+def _by_model(users: list[Id], scores: Scores, candidates: np.ndarray, blocks: UserBlocks, k: int) -> Iterator[Lists]:
+    """Lists by the model's scores; `blocks` count items by their place among the candidates."""
     start = 0
-    for number in range(len(blocks.users)):
-        block = UserBlocks(*(field[number : number + 1] for field in blocks))
-        places, scores = (x[0] for x in jax.device_get(_rank(user_vectors, item_vectors, block, k=k)))
+    for block in each_block(blocks):
+        block_scores = scores(np.asarray(block.users))
+        if len(candidates) < block_scores.shape[1]:
+            block_scores = block_scores[:, candidates]
+        places, best = rank_block(block_scores, block, k)
         stop = start + int((block.users >= 0).sum())  # the last block may be padded
         listed = np.where(places >= 0, candidates[places], -1)[: stop - start]
-        yield Lists(users[start:stop], listed, scores[: stop - start], "model")
+        yield Lists(users[start:stop], listed, best[: stop - start], "model")
         start = stop
 
 

@@ -13,18 +13,22 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
+from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.disk import say_disk
 from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
+from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.residual import fit_residual, residual_metrics, saved_residual, weigh_residual
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
@@ -38,7 +42,7 @@ CALL_SECONDS = 4.0
 
 
 def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
-    """Trains until early stopping or num_epochs, from where the run folder stands.
+    """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
 
     Args:
       experiment: what is trained.
@@ -53,6 +57,9 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
       NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
+    if isinstance(experiment.model, Fitted):
+        with _disk_explained(workdir):
+            return train_fitted(experiment, workdir), None
     config, placement = experiment.config, place(experiment)
     keep = config.checkpoints.keep
     with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:
@@ -69,6 +76,8 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
             say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
         check_shared(run_path(workdir) / CONFIG_FILE)
+        if experiment.residual:
+            fit_residual(experiment, workdir)
         inputs = placement.inputs()
         evaluate = Evaluator(placement, inputs)
         run_steps = compile_steps(placement, inputs)
@@ -93,9 +102,12 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, placement.like().params)
-            result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
-            result |= describe_run(experiment, progress)
-            result |= {"best_step": best_step, "steps": int(state.step)}
+            if experiment.residual:
+                scores = dot_products(*placement.representations(params, inputs))
+                result = weigh_residual(experiment, workdir, best_step, scores)
+            else:
+                result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
+            result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
             return result, None
@@ -105,12 +117,19 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     """Metrics on validation and test of a run's best checkpoint; reads the parameters alone.
 
     Raises:
-      CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
+      CheckpointError: there is no evaluated checkpoint, it belongs to other data, or the run has a residual and has not
+        ended.
     """
+    if isinstance(experiment.model, Fitted):
+        return evaluate_fitted(experiment, workdir)
     placement = place(experiment)
     step, params = best_params(placement, workdir)
     logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(placement, placement.inputs())
+    inputs = placement.inputs()
+    if experiment.residual:
+        residual = saved_residual(experiment, workdir, step)
+        return residual_metrics(experiment, residual, dot_products(*placement.representations(params, inputs)))
+    evaluate = Evaluator(placement, inputs)
     return evaluate(params, "valid") | evaluate(params, "test")
 
 

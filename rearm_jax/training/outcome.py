@@ -40,7 +40,7 @@ def weaknesses(result: Mapping, metric: str) -> list[str]:
     found = []
     key = f"test/{metric}"
     model, popular = result[key], result["yardsticks"]["most_popular"][key]
-    if model <= popular:
+    if model <= popular and result["model"] != "popular":
         found.append(
             f"This run does not beat recommending the most popular items to everyone: {key} is {model:.4f}, theirs "
             f"{popular:.4f}. Try {_longer(result)}a learning rate such as --config.learning_rate=1e-3 (the default is "

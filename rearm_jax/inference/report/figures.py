@@ -94,13 +94,12 @@ def attention(before: Sequence[AttentionBlock], after: Sequence[AttentionBlock],
 
 
 def degrees(sides: Sequence[GraphSide]) -> Drawing:
-    """Degree distributions of the three graphs."""
-    users, items, user_user, item_item = sides
-    groups = (
-        ("User-item", "train interactions, at least", {"users": users, "items": items}),
-        ("User-user", "other users that list it, at least", {"users": user_user}),
-        ("Item-item", "other items that list it, at least", {"items": item_item}),
-    )
+    """Degree distributions of the graphs, a panel for each."""
+    users, items, *relations = sides
+    groups = [("User-item", "train interactions, at least", {"users": users, "items": items})]
+    for side in relations:
+        nodes = "users" if side.name.startswith("user") else "items"
+        groups.append((side.name.capitalize(), f"other {nodes} that list it, at least", {nodes: side}))
     panels = tuple(
         partial(_survival, title=title, x_label=x_label, degrees={name: side.degrees for name, side in lines.items()})
         for title, x_label, lines in groups

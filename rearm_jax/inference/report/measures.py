@@ -2,16 +2,16 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from rearm_jax.data.dataset import Dataset, group_by_user
+from rearm_jax.data.dataset import Dataset
 from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.evaluation.metrics import hit_matrix
 from rearm_jax.evaluation.popularity import quantile_groups
-from rearm_jax.evaluation.ranking import make_blocks, rank_items
+from rearm_jax.evaluation.scoring import Scores, each_block, rank_block
+from rearm_jax.evaluation.splits import blocks_and_positives
 from rearm_jax.graphs.adjacency import Adjacency
-from rearm_jax.recommender.contract import Inputs, Representations
+from rearm_jax.recommender.contract import Inputs
 
 NUM_NEIGHBOURS = 5
 NUM_SHOWN = 4  # items whose neighbours are shown, popular ones and rare ones
@@ -69,9 +69,7 @@ class Neighbours(NamedTuple):
     similarities: np.ndarray
 
 
-def recall_by_group(
-    dataset: Dataset, representations: Representations, k: int, block_size: int
-) -> tuple[list[Group], list[Group]]:
+def recall_by_group(dataset: Dataset, scores: Scores, k: int, block_size: int) -> tuple[list[Group], list[Group]]:
     """Recall@k on the test split, train items left out, by item popularity and by user history.
 
     Items: the share of a group's test interactions that are among the first k of their user. Users: the mean recall of
@@ -80,7 +78,7 @@ def recall_by_group(
 
     Args:
       dataset: the data of the run.
-      representations: of the best checkpoint.
+      scores: of the best checkpoint.
       k: length of the lists.
       block_size: users ranked at a time.
 
@@ -88,13 +86,11 @@ def recall_by_group(
       Groups of items and groups of users, from few train interactions to many.
     """
     users = np.unique(dataset.test[:, 0])
-    blocks = make_blocks(users, group_by_user(dataset.train, dataset.num_users), block_size)
-    positives = group_by_user(dataset.test, dataset.num_users)
-    rank = jax.jit(rank_items, static_argnames="k")
+    blocks, positives = blocks_and_positives(dataset, "test", block_size)
     popularity = most_popular_scores(dataset.train, dataset.num_items)
-    vectors = {
-        "model": (representations.users, representations.items),
-        "popular": (np.ones((dataset.num_users, 1), np.float32), popularity[:, None]),
+    ranked: dict[str, Scores] = {
+        "model": scores,
+        "popular": lambda users: np.broadcast_to(popularity, (len(users), dataset.num_items)),
     }
 
     rows = np.searchsorted(users, dataset.test[:, 0])
@@ -103,15 +99,16 @@ def recall_by_group(
     pairs = _count(rows, item_groups[dataset.test[:, 1]], (len(users), num_groups))
     num_positives = pairs.sum(axis=1)
     by_items, by_users = {}, {}
-    for name, (user_vectors, item_vectors) in vectors.items():
-        top_items = np.asarray(rank(user_vectors, item_vectors, blocks, k=k)[0]).reshape(-1, k)[: len(users)]
+    for name, some in ranked.items():
+        lists = [rank_block(some(np.asarray(block.users)), block, k)[0] for block in each_block(blocks)]
+        top_items = np.concatenate(lists)[: len(users)]
         hits = hit_matrix(top_items, users, positives)
         by_items[name] = _count(np.nonzero(hits)[0], item_groups[top_items[hits]], (len(users), num_groups))
         by_users[name] = hits.sum(axis=1) / num_positives
 
     def item_group(group: int) -> Group:
         members = popularity[item_groups == group]
-        estimates = [ratio(by_items[name][:, group], pairs[:, group]) for name in vectors]
+        estimates = [ratio(by_items[name][:, group], pairs[:, group]) for name in ranked]
         return Group(int(members.min()), int(members.max()), len(members), int(pairs[:, group].sum()), *estimates)
 
     history = np.bincount(dataset.train[:, 0], minlength=dataset.num_users)[users]
@@ -119,7 +116,7 @@ def recall_by_group(
 
     def user_group(group: int) -> Group:
         inside = user_groups == group
-        estimates = [ratio(by_users[name][inside], np.ones(inside.sum())) for name in vectors]
+        estimates = [ratio(by_users[name][inside], np.ones(inside.sum())) for name in ranked]
         lengths, num_pairs = history[inside], num_positives[inside].sum()
         return Group(int(lengths.min()), int(lengths.max()), int(inside.sum()), int(num_pairs), *estimates)
 

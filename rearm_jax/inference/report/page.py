@@ -24,14 +24,17 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
         f"{dataset.num_users:,} users · {dataset.num_items:,} items · interactions: {len(dataset.train):,} train, "
         f"{len(dataset.valid):,} validation, {len(dataset.test):,} test · features: {widths}"
     )
+    epochs = f"best epoch {result['best_epoch']} of {result['epochs']} · " if result["epochs"] else ""
     run_facts = (
-        f"best epoch {result['best_epoch']} of {result['epochs']} · {result['seconds']:,.0f} s of training on "
+        f"{epochs}{result['seconds']:,.0f} s of training on "
         f"{', '.join(result['devices'])} · seed {result['seed']} · protocol {result['protocol']}"
     )
+    residual = result.get("residual")
+    beside = f" + {residual['weight']:g} {title(residual['model'])}" if residual else ""
     links = [element("li", element("a", name, href=f"#{anchor}")) for anchor, name in SECTIONS.items()]
     return element(
         "header",
-        element("p", f"{title(result['model'])} · a trained run", class_="kicker"),
+        element("p", f"{title(result['model'])}{beside} · a trained run", class_="kicker"),
         element("h1", run),
         element("p", data, class_="facts"),
         element("p", run_facts, class_="facts"),

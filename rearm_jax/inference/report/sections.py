@@ -42,6 +42,11 @@ def training(drawing: Drawing, metric: str) -> Markup:
     return section("training", text, _figure(drawing, caption))
 
 
+def without_training(model: str) -> Markup:
+    text = f"{title(model)} is fitted in closed form, at once: there are no epochs and no losses to show."
+    return section("training", text)
+
+
 def without_features(model: str) -> Markup:
     text = f"{title(model)} has no modalities, so that there is nothing modal to share or to keep apart."
     return section("features", text)
@@ -175,6 +180,11 @@ def neighbours(
         *cards("Popular items", popular),
         *cards("Rare items", rare),
     )
+
+
+def without_neighbours(model: str) -> Markup:
+    text = f"{title(model)} has no vectors of items, so that no item is near another in the sense of this section."
+    return section("neighbours", text)
 
 
 def numbers(result: Mapping, settings: Mapping) -> Markup:
