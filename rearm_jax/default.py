@@ -119,6 +119,12 @@ SETTINGS = {
 }
 
 JOINT_RULES = (
+    JointRule(
+        "parallel",
+        "model.name",
+        '"data" for a model whose tables cannot be cut by row',
+        lambda parallel, name: parallel != "row" or models.find(name).by_row,
+    ),
     JointRule("evaluation.metric", "evaluation.ks", "at one of the cut-offs", lambda m, ks: int(m.split("@")[1]) in ks),
     JointRule(
         "data.root", "data.source", "the folder of the data", lambda root, source: root != "" or source != "folder"

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import TrainState, draw_order, steps_per_epoch, train_steps
+from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
@@ -177,22 +178,23 @@ def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
     """
     experiment = placement.experiment
     config, num_interactions = experiment.config, len(experiment.dataset.train)
-    sampler = make_sampler(experiment.dataset, config.protocol)
-    if full := num_without_negative(sampler):
+    model = experiment.model
+    sampler = make_sampler(experiment.dataset, config.protocol if model.leaking_negatives else "strict")
+    if not model.num_shared_negatives and (full := num_without_negative(sampler)):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
     sampler = placement.sampler(sampler)
-    steps = functools.partial(train_steps, experiment.model, experiment.tx, config.batch_size)
+    steps = functools.partial(train_steps, model, experiment.tx, config.batch_size)
     run = placement.run(steps, donate=True)
-    draw = placement.run(functools.partial(draw_order, num_interactions, config.batch_size))
+    draw = placement.run(functools.partial(draw_epoch, model, num_interactions, config.batch_size))
     # Kept for the epoch under way: sorting millions of numbers again for every call would take longer.
-    drawn_epoch, order = -1, None
+    drawn_epoch, order, changed = -1, None, dict[str, Any]()
 
     def run_steps(state: TrainState, num_steps: int) -> tuple[TrainState, dict, dict]:
-        nonlocal drawn_epoch, order
+        nonlocal drawn_epoch, order, changed
         epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
         if epoch != drawn_epoch:
-            drawn_epoch, order = epoch, draw(state)
-        return run(state, inputs, sampler, order, np.int32(num_steps))
+            drawn_epoch, (order, changed) = epoch, draw(state, inputs)
+        return run(state, {**inputs, **changed}, sampler, order, np.int32(num_steps))
 
     return run_steps
 

@@ -23,12 +23,13 @@ from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.models.rearm.relations import build_relations
 from rearm_jax.models.rearm.settings import ADDED_LATER, JOINT_RULES, SETTINGS
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Recommender, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations
 from rearm_jax.recommender.layers import torch_linear, xavier_normal
-from rearm_jax.recommender.objectives import batch_items, contrastive_share, l2_share, ranking_share
+from rearm_jax.recommender.objectives import batch_items, contrastive_share, l2_share
+from rearm_jax.recommender.ranked import Ranked
 
 
-class Model(Recommender):
+class Model(Ranked):
     """The model. Names of modalities and widths of their features are in the order of config.data.modalities.
 
     `Representations.users` and `items` have one part of width d a modality, then the shared part. `views` has
@@ -41,6 +42,7 @@ class Model(Recommender):
     settings = SETTINGS
     joint_rules = JOINT_RULES
     added_later = ADDED_LATER
+    leaking_negatives = True
 
     feature_widths: tuple[tuple[str, int], ...]
     embedding_dim: int
@@ -54,6 +56,7 @@ class Model(Recommender):
     temperature: float
     orthogonal_weight: float
     l2_weight: float
+    init_scale: float = 0.1
     train_meta_projection: bool = False
     attention: str = "full"
     meta_network: bool = True
@@ -116,7 +119,9 @@ class Model(Recommender):
         """ID embeddings (None without), and the projected features of each modality, each float32 (num_rows, d)."""
         ids, projected = None, []
         if self.id_embeddings:
-            ids = self.param(f"{side}_id_table", nn.initializers.normal(0.1), (num_rows, self.embedding_dim))
+            ids = self.param(
+                f"{side}_id_table", nn.initializers.normal(self.init_scale), (num_rows, self.embedding_dim)
+            )
         for name, width in self.feature_widths:
             table_name = f"{side}_{name}_table"
             if self.train_features:
@@ -186,12 +191,12 @@ class Model(Recommender):
         return crossed
 
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
-        """BPR, the contrastive and the orthogonal loss between each pair of modalities, and L2 of the ID embeddings.
+        """The ranking loss, the contrastive and the orthogonal loss between each pair of modalities, and L2 of the IDs.
 
-        Every device knows the whole batch's node numbers: BPR and the contrastive loss are split by rows of the batch;
-        the orthogonal loss couples all rows and is divided.
+        Every device knows the whole batch's node numbers: the ranking and the contrastive loss are split by rows of the
+        batch; the orthogonal loss couples all rows and is divided.
         """
-        parts = {"bpr": ranking_share(out, batch, shard)}
+        parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
         count = len(self.feature_widths)
         pairs = [(a, b) for b in range(count) for a in range(b)]
         if pairs and (self.contrastive_weight or self.orthogonal_weight):

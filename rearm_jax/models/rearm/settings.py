@@ -1,5 +1,6 @@
 """REARM's settings. The defaults are the paper's for Baby, but for the modality weights."""
 
+from rearm_jax.recommender.ranked import RANKING, RANKING_BEFORE
 from rearm_jax.settings import (
     FRACTION,
     MODALITY_WEIGHTS,
@@ -42,6 +43,7 @@ SETTINGS = {
         '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
     ),
     "model.embedding_dim": Setting(64, integer(1), "of the ID embeddings and of each modality"),
+    "model.init_scale": Setting(0.1, POSITIVE, "standard deviation of the ID embeddings at the start"),
     "model.rank": Setting(3, integer(1), "of the meta-network's transformations"),
     "model.num_layers": Setting(4, integer(0), "of the user-item graph"),
     "model.num_user_layers": Setting(1, integer(0), "of the user-user graph"),
@@ -66,6 +68,7 @@ SETTINGS = {
     "model.train_features": Setting(
         True, SWITCH, "whether raw features are trained; else they are neither updated nor part of checkpoints"
     ),
+    **RANKING,
     "loss.contrastive_weight": Setting(5e-6, NOT_NEGATIVE, "of the contrastive loss between modalities"),
     "loss.temperature": Setting(0.6, POSITIVE, "of the contrastive loss"),
     "loss.orthogonal_weight": Setting(5e-5, NOT_NEGATIVE, "of the constraint that keeps modalities apart"),
@@ -91,6 +94,8 @@ JOINT_RULES = (
 )
 # Switches that runs of the first version lack: the published model.
 ADDED_LATER = {
+    "model.init_scale": 0.1,
+    **RANKING_BEFORE,
     **{f"graph.{relation}": True for relation in RELATIONS},
     "model.attention": "full",
     "model.meta_network": True,
