@@ -94,13 +94,15 @@ def attention(before: Sequence[AttentionBlock], after: Sequence[AttentionBlock],
 
 
 def degrees(sides: Sequence[GraphSide]) -> Drawing:
-    """Degree distributions of the three graphs."""
-    users, items, user_user, item_item = sides
-    groups = (
-        ("User-item", "train interactions, at least", {"users": users, "items": items}),
-        ("User-user", "other users that list it, at least", {"users": user_user}),
-        ("Item-item", "other items that list it, at least", {"items": item_item}),
-    )
+    """Degree distributions, of the user-item graph in one panel; `sides` are those of `graph_sides`."""
+    interactions, relations = sides[:2], sides[2:]
+    groups = [
+        ("User-item", "train interactions, at least", {side.nodes: side for side in interactions}),
+        *(
+            (side.name.capitalize(), f"other {side.nodes} that list it, at least", {side.nodes: side})
+            for side in relations
+        ),
+    ]
     panels = tuple(
         partial(_survival, title=title, x_label=x_label, degrees={name: side.degrees for name, side in lines.items()})
         for title, x_label, lines in groups
