@@ -4,6 +4,7 @@ An int is accepted where a float is meant (`--config.loss.temperature=1`) and sa
 float no int.
 """
 
+import contextlib
 import difflib
 import json
 import os
@@ -13,8 +14,9 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
-from rearm_jax.errors import ConfigError, RearmError
+from rearm_jax.errors import ConfigError, RearmError, shown
 from rearm_jax.schema import ADDED_LATER, JOINT_RULES, MAY_DIFFER, SCHEMA, SECTIONS, Rule
 
 
@@ -25,8 +27,15 @@ def check_config(config: ConfigDict) -> None:
       ConfigError: names every such field, its value and what is allowed, one a line.
     """
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"the configuration must be a ConfigDict, found {type(config).__name__}")
-    _check(_flatten(config))
+        raise ConfigError(
+            f"config = {shown(config)}: must be a ConfigDict, found {type(config).__name__}; did you mean "
+            "default_config(), with fields changed?"
+        )
+    try:
+        values = _flatten(config)
+    except RequiredValueError as error:
+        raise ConfigError(f"a field of the config has no value yet: {error}") from error
+    _check(values)
 
 
 def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> None:
@@ -131,7 +140,7 @@ def _check(values: Mapping[str, Any]) -> None:
     """Raises ConfigError with all problems of the flattened settings."""
     good = {name: value for name, value in values.items() if name in SCHEMA and _possible(value, SCHEMA[name])}
     bad = [name for name in SCHEMA if name in values and name not in good]
-    problems = _name_problems(values) + [f"{n} = {values[n]!r}: must be {SCHEMA[n].allowed}" for n in bad]
+    problems = _name_problems(values) + [_refusal(n, values[n]) for n in bad]
     for name, other, allowed, fits in JOINT_RULES:
         if name in good and other in good and not fits(good[name], good[other]):
             problems.append(f"{name} = {good[name]!r}: must be {allowed} ({other} = {good[other]!r})")
@@ -151,6 +160,23 @@ def _possible(value: Any, rule: Rule) -> bool:
         and all(isinstance(e, kinds) and isinstance(e, bool) == (rule.kind is bool) for e in elements)
         and rule.accepts(value)
     )
+
+
+def _refusal(name: str, value: Any) -> str:
+    """The line of the message for a value that is not possible, with one that may have been meant."""
+    rule = SCHEMA[name]
+    near: list[Any] = difflib.get_close_matches(str(value), rule.choices, n=1) if isinstance(value, str) else []
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of numpy
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if rule.many:
+            near.append(tuple(plain) if isinstance(plain, (list, set)) else (plain,))
+        elif rule.kind is bool:
+            near.append({"true": True, "1": True, "false": False, "0": False}.get(str(plain).lower()))
+        elif rule.kind in (int, float):
+            number = rule.kind(plain)
+            near += [number] if isinstance(plain, str) or number == plain else []  # 3.0 is 3, and 2.5 no integer
+    meant = next((f"; did you mean {one!r}?" for one in near if _possible(one, rule)), "")
+    return f"{name} = {shown(value)}: must be {rule.allowed}{meant}"
 
 
 def _name_problems(values: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ class Rule(NamedTuple):
     allowed: str  # for people, to follow "must be"
     accepts: Callable[[Any], bool] = lambda value: True
     many: bool = False
+    choices: tuple[str, ...] = ()  # all that there are, for "did you mean"
 
 
 def _integer(low: int) -> Rule:
@@ -28,7 +29,7 @@ def _integer(low: int) -> Rule:
 
 
 def _choice(*names: str) -> Rule:
-    return Rule(str, "one of " + ", ".join(f'"{name}"' for name in names), lambda value: value in names)
+    return Rule(str, "one of " + ", ".join(f'"{name}"' for name in names), lambda value: value in names, choices=names)
 
 
 def _unique(values: tuple) -> bool:
@@ -36,7 +37,7 @@ def _unique(values: tuple) -> bool:
 
 
 _SWITCH = Rule(bool, "true or false")
-_TEXT = Rule(str, "a text")
+_PATH = Rule(str, "a path, as text", lambda path: "\0" not in path)
 _FRACTION = Rule(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 _NOT_NEGATIVE = Rule(float, "a finite number of at least 0", lambda value: 0 <= value <= _FLOAT_MAX)
 _POSITIVE = Rule(float, "a finite number above 0 (as float32)", lambda value: _FLOAT_MIN <= value <= _FLOAT_MAX)
@@ -81,7 +82,7 @@ SCHEMA = {
     "parallel": _choice("data", "row"),
     "compute_dtype": _choice("float32", "bfloat16"),
     "data.source": _choice("folder", "synthetic"),
-    "data.root": _TEXT,
+    "data.root": _PATH,
     "data.name": _choice("", "baby", "sports", "clothing"),
     "data.download": _SWITCH,
     "data.modalities": _MODALITIES,
@@ -99,7 +100,7 @@ SCHEMA = {
     "graph.user_modality_weights": _MODALITY_WEIGHTS,
     "graph.item_modality_weights": _MODALITY_WEIGHTS,
     "graph.knn": _choice("auto", "exact", "approx"),
-    "graph.cache_dir": _TEXT,
+    "graph.cache_dir": _PATH,
     "model.name": _choice("rearm", "lightgcn"),
     "model.embedding_dim": _integer(1),
     "model.rank": _integer(1),
