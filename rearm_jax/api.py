@@ -15,9 +15,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_config
+from rearm_jax.config import check_config, shown
 from rearm_jax.default import get_config
-from rearm_jax.errors import ConfigError, shown
+from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import check_options, given_users

@@ -16,8 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from rearm_jax.errors import ConfigError, RearmError, shown
+from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.schema import ADDED_LATER, JOINT_RULES, MAY_DIFFER, SCHEMA, SECTIONS, Rule
+
+_LONGEST = 200  # characters of a value in a message
 
 
 def check_config(config: ConfigDict) -> None:
@@ -84,6 +86,15 @@ def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the order of SCHEMA."""
     saved, current = _flatten(saved), _flatten(current)
     return [name for name in SCHEMA if name not in MAY_DIFFER and saved[name] != current[name]]
+
+
+def shown(value: Any) -> str:
+    """A value in one line of a message, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class PathParser(flags.ArgumentParser):

@@ -1,18 +1,5 @@
 """Errors for people: each message says what was wrong, where, and what to do. `main` prints it without a traceback."""
 
-from typing import Any
-
-_LONGEST = 200
-
-
-def shown(value: Any) -> str:
-    """A value in one line of a message, cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
 
 class RearmError(Exception):
     """Base of every error that a user can cause and mend."""

@@ -14,9 +14,9 @@ from ml_collections.config_dict import placeholder, required_placeholder
 
 import rearm_jax
 from rearm_jax import default_config, evaluate, recommend, train
-from rearm_jax.config import check_config
+from rearm_jax.config import check_config, shown
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.errors import CheckpointError, ConfigError, DataError, shown
+from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent

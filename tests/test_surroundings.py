@@ -58,7 +58,7 @@ from rearm_jax.errors import ConfigError
 from tests.conftest import tiny_config
 
 logging.set_verbosity(logging.INFO)
-config = tiny_config(model__num_layers=1, num_epochs=1)
+config = tiny_config(model__name="lightgcn", learning_rate=1e-2, num_epochs=1)
 results = [train(config, "run")]
 with config.unlocked():
     config.num_epochs = 2
@@ -84,7 +84,7 @@ def test_jax_enable_x64_changes_no_number(tmp_path):
     assert "JAX_ENABLE_X64 is set, and everything here is float32" in refusal
     assert b"JAX_ENABLE_X64 is set, and switched off for this run" in done.stderr
 
-    config = tiny_config(model__num_layers=1, num_epochs=1)
+    config = lightgcn(num_epochs=1)
     assert numbers(train(config, tmp_path / "here")) == numbers(first)
     with config.unlocked():
         config.num_epochs = 2
@@ -164,7 +164,8 @@ def test_the_home_folder_in_every_path_flag(tmp_path):
         np.save(home / "new" / f"{name}_feat.npy", table[:1])
     settings = ("--config.data.source=folder", "--config.data.root=~/data", "--config.graph.cache_dir=~/graphs")
     command = ("-m", "rearm_jax.main")
-    environment = {"HOME": str(home)}
+    (tmp_path / "temporary").mkdir()
+    environment = {"HOME": str(home), "TMPDIR": str(tmp_path / "temporary")}
     done = run(here, *command, "--config=~/tiny.py", "--workdir=~/runs/a", *settings, **environment)
     assert f"run folder: {home}/runs/a\n" in done.stderr.decode()
     assert len(list((home / "graphs").iterdir())) == 1
@@ -178,6 +179,9 @@ def test_the_home_folder_in_every_path_flag(tmp_path):
     assert not {place["item"] for one in lists for place in one["items"]} & {0, 1}
     run(here, *command, "--config", "~/tiny.py", "--workdir", "~/runs/a", *settings, **environment)  # as lists of words
     assert {path.name for path in here.iterdir()} <= {".cache"}  # of compiled programs
+    made = {"graphs", "runs", "lists.jsonl", "__pycache__"}  # what the flags and the config name; Python's own cache
+    assert set(os.listdir(home)) == {"data", "tiny.py", "users.txt", "never.csv", "new"} | made
+    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_the_home_folder_in_python(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rearm_jax.errors import ConfigError, DataError, shown
+from rearm_jax.config import shown
+from rearm_jax.errors import ConfigError, DataError
 
 Id = str | int
 UNKNOWN = ("refuse", "popular")

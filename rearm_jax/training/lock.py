@@ -164,9 +164,11 @@ class RunLock:
         self._released.set()
         if self._beats is not None:
             self._beats.join()
-        with contextlib.suppress(OSError):
+        try:
             if (self._file is not None or self._beats) and not self._other_holder():
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
+        except Exception as error:  # of a bucket every kind
+            logging.warning("%s cannot be removed: %s: %s", self._path, type(error).__name__, error)
         if self._file is not None:
             os.close(self._file)
         with contextlib.suppress(OSError):
