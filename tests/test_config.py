@@ -460,7 +460,8 @@ SCRIPT = """
 import sys
 from absl import app
 from ml_collections import config_flags
-from rearm_jax.config import parse_flags, to_json
+from rearm_jax.command_line import parse_flags
+from rearm_jax.config import to_json
 from rearm_jax.errors import RearmError
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
