@@ -7,6 +7,7 @@ those of others are refused, or left out where it was made for another one.
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,7 +30,7 @@ from rearm_jax.default import (
     settings_of_others,
 )
 from rearm_jax.errors import ConfigError, RearmError
-from rearm_jax.settings import Rule, Setting
+from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
 
 
 def check_config(config: ConfigDict) -> None:
@@ -65,7 +66,7 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
         if untouched or not beside.keys() & values.keys():
             values = defaults(beside) | values
     _check(values)
-    return ConfigDict(_with_kinds(values)).lock()
+    return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
 def check_type(config: Any) -> None:
@@ -114,14 +115,23 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     _raise_if_any(problems)
 
 
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The settings as a run has them and saves them, locked: modality weights of () are equal shares.
+
+    Raises:
+      ConfigError: see `check_config`.
+    """
+    return from_json(to_json(config))
+
+
 def to_json(config: ConfigDict) -> str:
-    """The settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
+    """The resolved settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
 
     Raises:
       ConfigError: see `check_config`.
     """
     check_config(config)
-    return json.dumps(_with_kinds(_flatten(config)), indent=2, sort_keys=True)
+    return json.dumps(_with_kinds(_resolved(_flatten(config))), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -144,16 +154,25 @@ def from_json(text: str) -> ConfigDict:
         values = {name: value for name, value in values.items() if name not in others}
         values = added_later(model) | values
     _check(values)
-    return ConfigDict(_with_kinds(values)).lock()
+    return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the declared order."""
-    saved, current = _flatten(saved), _flatten(current)
+    saved, current = _resolved(_flatten(saved)), _resolved(_flatten(current))
     for name in ("model.name", "residual.model"):
         if saved[name] != current[name]:
             return [name]
     return [n for n in declared_by(current) if n not in MAY_DIFFER and saved[n] != current[n]]
+
+
+class PathParser(flags.ArgumentParser):
+    """Of a flag that names a file or a folder: expands ~, which shells leave alone behind `--flag=`."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -195,7 +214,7 @@ class _ForModel(flags.ArgumentParser):
         self.inner, self._argv = inner, argv
 
     def parse(self, argument: str) -> ConfigDict:
-        config = self.inner.parse(argument)
+        config = self.inner.parse(os.path.expanduser(argument))
         values = _flatten(config)  # a file that was not found raises only when it is used
         for name in ("model.name", "residual.model"):
             named = [m[1] for m in map(re.compile(rf"--?config\.{name}=(.*)").fullmatch, self._argv[1:]) if m]
@@ -215,14 +234,12 @@ def _check(values: Mapping[str, Any]) -> None:
     known, _ = chosen(values)
     settings = declared_by(values)
     good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
-    problems = _name_problems(values, settings) if known else []
+    problems = _name_problems(values, settings, settings if known else _everything())
     problems += [
         f"{name} = {values[name]!r}: must be {setting.rule.allowed}"
         for name, setting in settings.items()
         if name in values and name not in good
     ]
-    if not known and "model.name" not in values:
-        problems.append(f"model.name: missing; must be {SETTINGS['model.name'].rule.allowed}")
     for rule in joint_rules(known) if known else ():
         if rule.name in good and rule.other in good and not rule.fits(good[rule.name], good[rule.other]):
             problems.append(
@@ -246,12 +263,12 @@ def _possible(value: Any, rule: Rule) -> bool:
     )
 
 
-def _name_problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> list[str]:
-    unknown = [name for name in values if name not in settings]
+def _name_problems(values: Mapping[str, Any], needed: Mapping[str, Setting], known: Mapping[str, Setting]) -> list[str]:
+    unknown = [name for name in values if name not in known]
     replaced = tuple(f"{name}." for name in unknown)  # a value in the place of a section is one problem, not many
-    missing = [name for name in settings if name not in values and not name.startswith(replaced)]
-    problems = [_unknown(name, values, settings) for name in unknown]
-    return problems + [f"{name}: missing; must be {settings[name].rule.allowed}" for name in missing]
+    missing = [name for name in needed if name not in values and not name.startswith(replaced)]
+    problems = [_unknown(name, values, known) for name in unknown]
+    return problems + [f"{name}: missing; must be {needed[name].rule.allowed}" for name in missing]
 
 
 def _unknown(name: str, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> str:
@@ -303,6 +320,13 @@ def _flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str]
         is_section = isinstance(value, dict) and name in sections
         values |= _flatten(value, f"{name}.", sections) if is_section else {name: value}
     return values
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked values, open ones filled in."""
+    settings, count = declared_by(values), len(values["data.modalities"])
+    open_weights = [name for name, setting in settings.items() if setting.rule is MODALITY_WEIGHTS]
+    return {**values, **{name: modality_weights(values[name], count) for name in open_weights}}
 
 
 def _with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,12 @@ SETTINGS = {
         'on several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices',
     ),
     "compute_dtype": Setting("float32", choice("float32", "bfloat16"), "of the dense layers (sums stay float32)"),
+    "matmul_precision": Setting(
+        "highest",
+        choice("highest", "high", "default"),
+        "of float32 products off the CPU: as float32 (six passes of bfloat16 on a TPU), of three passes or in TF32, "
+        "or what the device does fastest; see docs/determinism.md",
+    ),
     "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
     "data.root": Setting("", TEXT, "folder of the data, in one of the layouts of docs/own-data.md"),
     "data.name": Setting(
@@ -102,11 +108,23 @@ SETTINGS = {
     "evaluation.ks": Setting((5, 10, 20, 50), CUT_OFFS, "cut-offs of the ranking metrics", "items"),
     "evaluation.metric": Setting("recall@20", METRIC, "validation metric that picks the best checkpoint"),
     "evaluation.block_size": Setting(1024, integer(1), "users ranked at a time on one device"),
+    "checkpoints.keep": Setting(
+        "whole",
+        choice("whole", "params"),
+        'of the best step, once it is not among the latest two: "whole", or "params" (a third of the disk, but '
+        "training cannot go back to it)",
+    ),
     "log.progress": Setting(True, SWITCH, "progress bar (lines when stderr is not a terminal)"),
     "log.tensorboard": Setting(True, SWITCH, "TensorBoard events in the run folder"),
 }
 
 JOINT_RULES = (
+    JointRule(
+        "parallel",
+        "model.name",
+        '"data" for a model whose tables cannot be cut by row',
+        lambda parallel, name: parallel != "row" or models.find(name).by_row,
+    ),
     JointRule("evaluation.metric", "evaluation.ks", "at one of the cut-offs", lambda m, ks: int(m.split("@")[1]) in ks),
     JointRule(
         "data.root", "data.source", "the folder of the data", lambda root, source: root != "" or source != "folder"
@@ -138,6 +156,7 @@ JOINT_RULES = (
 MAY_DIFFER = (
     "num_epochs",  # how long: a finished run can be trained on
     "patience",  # how long
+    "checkpoints.keep",  # how much disk
     "log.progress",  # how loudly
     "log.tensorboard",  # how loudly
     "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
@@ -149,9 +168,12 @@ MAY_DIFFER = (
 )
 
 # Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
+# (On the CPU, where they were run, the products are float32 at every precision.)
 ADDED_LATER = {
     "data.name": "",
     "data.download": True,
+    "matmul_precision": "highest",
+    "checkpoints.keep": "whole",
     "residual.model": "",
     "residual.weights": SETTINGS["residual.weights"].default,
 }

@@ -68,8 +68,8 @@ MODALITIES = Rule(
 )
 MODALITY_WEIGHTS = Rule(
     float,
-    "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8)",
-    lambda weights: all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6,
+    "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8), or () for equal shares",
+    lambda weights: not weights or (all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6),
     many=True,
 )
 CUT_OFFS = Rule(
@@ -92,7 +92,12 @@ METRIC = Rule(
 
 
 def one_weight_each(name: str) -> JointRule:
-    """The rule that a tuple of weights has one for each modality."""
+    """The rule that a tuple of weights has one for each modality, or is open."""
     return JointRule(
-        name, "data.modalities", "one number for each modality", lambda weights, names: len(weights) == len(names)
+        name, "data.modalities", "one number for each modality, or ()", lambda w, names: len(w) in (0, len(names))
     )
+
+
+def modality_weights(weights: tuple, num_modalities: int) -> tuple:
+    """`weights`, or equal shares where they are ()."""
+    return weights or (1 / num_modalities,) * num_modalities

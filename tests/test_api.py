@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging
 
 import rearm_jax
-from rearm_jax import default_config, evaluate, recommend, train
-from rearm_jax.config import check_config
+from rearm_jax import api, default_config, evaluate, recommend, train
+from rearm_jax.config import check_config, resolve
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
-NAMES = {"load_dataset", "build_graphs", "REARM", "train", "evaluate", "recommend", "default_config"}
+NAMES = {"load_dataset", "REARM", "train", "evaluate", "recommend", "default_config", "Recommender", "register"}
+OF_CONTRIBUTORS = {"Recommender", "register"}  # shown in CONTRIBUTING.md
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_the_readme_runs(readme, capsys):
 
 def test_the_readme_shows_every_public_name():
     used = " ".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL))
-    assert set(re.findall(r"\w+", used)) >= NAMES
+    assert set(re.findall(r"\w+", used)) >= NAMES - OF_CONTRIBUTORS
 
 
 def test_recommendations_are_ranked_and_leave_out_train_items(readme):
@@ -95,6 +97,30 @@ def test_train_refuses_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("arguments", "shown"), [({}, True), ({"progress": False}, False)])
+def test_train_shows_its_progress_unless_told_not_to(tmp_path, monkeypatch, caplog, arguments, shown):
+    def fake(experiment, workdir):
+        logging.info("epoch 1")
+        logging.warning("saved")
+        return None, 2
+
+    monkeypatch.setattr(api, "open_experiment", lambda *_: None)
+    monkeypatch.setattr(api.loop, "train", fake)
+    assert train(tiny_config(), tmp_path / "run", **arguments) is None
+    assert [record.getMessage() for record in caplog.records] == (["epoch 1"] if shown else []) + ["saved"]
+
+
+def test_train_says_what_is_weak_about_the_run(tmp_path, monkeypatch, caplog):
+    metrics = {"valid/recall@10": 0.1, "test/recall@10": 0.1}
+    result = metrics | {"model": "rearm", "best_epoch": 1, "epochs": 2, "yardsticks": {"most_popular": metrics}}
+    monkeypatch.setattr(api, "open_experiment", lambda *_: None)
+    monkeypatch.setattr(api.loop, "train", lambda *_: (result, None))
+    assert train(tiny_config(), tmp_path / "run", progress=False) == result
+    [said] = caplog.records
+    assert said.levelname == "WARNING"
+    assert "does not beat recommending the most popular items" in said.getMessage()
+
+
 def test_train_refuses_the_run_of_other_settings(readme):
     with pytest.raises(CheckpointError, match=r"batch_size: 256 there, 64 here"):
         train(tiny_config(), readme[0] / "runs/first")
@@ -104,9 +130,15 @@ def test_default_config_weighs_the_modalities_alike():
     config = default_config(root="x", modalities=["a", "b", "c"])
     check_config(config)
     assert config.data.modalities == ("a", "b", "c")
-    assert config.graph.user_modality_weights == config.graph.item_modality_weights == pytest.approx([1 / 3] * 3)
+    weights = resolve(config).graph
+    assert weights.user_modality_weights == weights.item_modality_weights == pytest.approx([1 / 3] * 3)
+    config.data.modalities = ("a",)
+    assert resolve(config).graph.user_modality_weights == (1.0,)
     with pytest.raises(AttributeError, match="rnak"):
         config.model.rnak = 7
+    assert "rank" not in default_config("lightgcn", root="x").model
+    with pytest.raises(ConfigError, match=r"'lightgnc'.*lightgcn"):
+        default_config("lightgnc")
 
 
 @pytest.mark.parametrize(

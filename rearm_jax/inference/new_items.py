@@ -29,6 +29,7 @@ import scipy.sparse
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
 from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.experiment import in_precision
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import Nodes, WholeTable
@@ -140,8 +141,10 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
 
     model = experiment.model.clone(num_items=dataset.num_items + num_new)
     catalogue = _Catalogue(dataset.num_items)
-    forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue)))
-    return forward(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
+    forward = in_precision(
+        experiment.config, lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue))
+    )
+    return jax.jit(forward)(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
 
 
 class _Catalogue(WholeTable):

@@ -8,13 +8,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax.evaluation.scoring import Scores, dot_products
-from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.experiment import Experiment, in_precision
 from rearm_jax.recommender.contract import Representations
 from rearm_jax.recommender.fitted import Fitted, scores_of
 from rearm_jax.training.fit import STEP, saved_fit
 from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
 from rearm_jax.training.residual import Residual, saved_residual
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, saved_config
 
 
@@ -53,8 +54,8 @@ class Trained:
     def representations(self) -> Representations:
         """A learned model's output for all users and items, computed once, on the default device."""
         model = self.experiment.model
-        forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
-        return forward(self.params, self.experiment.inputs)
+        forward = in_precision(self.experiment.config, lambda params, inputs: model.apply({"params": params}, inputs))
+        return jax.jit(forward)(self.params, self.experiment.inputs)
 
 
 def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
@@ -85,7 +86,7 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     config = run_config(workdir, config).copy_and_resolve_references()
     with config.unlocked():
         config.parallel = "data"
-    experiment = build_experiment(config)
+    experiment = open_experiment(config, workdir, brief=True)
     if isinstance(experiment.model, Fitted):
         step, (params, _) = STEP, saved_fit(workdir, experiment.dataset)
     else:

@@ -14,6 +14,7 @@ from rearm_jax.inference.report import figures, measures, page, sections
 from rearm_jax.inference.report.drawing import Drawing, check_installed
 from rearm_jax.inference.report.features import attention_scalars, embed, look_inside
 from rearm_jax.inference.report.markup import Markup, join
+from rearm_jax.inference.report.people import people, users_section
 from rearm_jax.inference.trained import Trained
 from rearm_jax.training.run_folder import read_result
 from rearm_jax.training.writer import read_metrics
@@ -88,6 +89,7 @@ def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[Mark
         [
             page.head(_name(trained), dataset, result, metric),
             Markup("<main>"),
+            users_section(people(trained), dataset.labels.item_names),
             about_training,
             about_features,
             sections.recall(recall, *groups, model, k),

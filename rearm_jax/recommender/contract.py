@@ -8,9 +8,12 @@ A model is a file or folder in rearm_jax/models/ with one subclass of `Recommend
 - `initial_params`, and by `decays` which of them weight decay spares;
 - its forward pass, `__call__`, which gives `Representations`;
 - its `losses`: named parts, of each the share of one device.
+
+It may also ask for negatives that the rows of a batch share (`num_shared_negatives`), and change its inputs from epoch
+to epoch (`epoch_inputs`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
@@ -30,12 +33,22 @@ Inputs = Mapping[str, Adjacency | RowAdjacency | jax.Array]
 
 
 class Batch(NamedTuple):
-    """A global batch. Rows whose mask is False are padding, or have no negative; they count in no loss."""
+    """A global batch. Rows whose mask is False are padding, or have no negative; they count in no loss.
+
+    Each row has a negative of its own, or all rows share n of them (`Recommender.num_shared_negatives`).
+    """
 
     users: jax.Array  # int32 (b,)
     positives: jax.Array  # int32 (b,)
-    negatives: jax.Array  # int32 (b,)
+    negatives: jax.Array  # int32 (b,), or (n,) where they are shared
     mask: jax.Array  # bool (b,)
+    own: jax.Array | None = None  # bool (b, n): which of the shared negatives are items of the row's user
+
+    def map_rows(self, fn: Callable[[jax.Array], jax.Array]) -> "Batch":
+        """The batch with `fn` applied to each array that has a row for each interaction."""
+        if self.own is None:
+            return Batch(*map(fn, self[:4]))
+        return Batch(fn(self.users), fn(self.positives), self.negatives, fn(self.mask), fn(self.own))
 
 
 class Representations(NamedTuple):
@@ -82,6 +95,9 @@ class Recommender(nn.Module, Declaration):
     num_users: int
     num_items: int
 
+    # Whether under protocol "reference" a user's items of validation and test are no negatives either.
+    leaking_negatives = False
+
     @classmethod
     def make(cls, config: ConfigDict, dataset: Dataset) -> Self:
         """The module for the sizes of the data, its fields filled from the settings that it declares."""
@@ -97,7 +113,14 @@ class Recommender(nn.Module, Declaration):
             fields["feature_widths"] = tuple((name, table.shape[1]) for name, table in dataset.features.items())
         if "dtype" in cls.__dataclass_fields__:
             fields["dtype"] = jnp.dtype(config.compute_dtype)
+        if "protocol" in cls.__dataclass_fields__:
+            fields["protocol"] = config.protocol
         return cls(**fields)
+
+    @property
+    def num_shared_negatives(self) -> int:
+        """How many negatives, uniform over all items, the rows of a batch share; 0: each row has one of its own."""
+        return 0
 
     def __call__(self, inputs: Inputs, users: Nodes = ALL, items: Nodes = ALL, train: bool = False) -> Representations:
         """The forward pass.
@@ -118,12 +141,22 @@ class Recommender(nn.Module, Declaration):
         """Whether weight decay applies to the parameter at this path."""
         return True
 
+    def epoch_inputs(self, inputs: Inputs, key: jax.Array) -> Inputs:
+        """The inputs that an epoch of training has in the place of those of `relations`, by name; none unless the model
+        says so. Evaluation has those of `relations`. A model that changes its inputs cannot be cut by row.
+
+        Args:
+          inputs: of `relations`, as they lie on the device.
+          key: of the epoch: it depends on the root key and the number of the epoch alone.
+        """
+        return {}
+
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
         """This device's share of each weighted part of the loss; the shares of all devices add up.
 
         Args:
           out: of this device's rows of the batch: `users` has a row for each of them, `items` those of the positives,
-            then those of the negatives.
+            then those of the negatives, or of all shared negatives.
           batch: the global batch.
           shard: which share.
         """

@@ -10,6 +10,12 @@ from jax.typing import DTypeLike
 
 # As PyTorch's xavier_normal_; Flax's own xavier_normal cuts the tails off at two standard deviations.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+def id_init(scale: float, published: Callable) -> Callable:
+    """The initialiser of ID embeddings: normal with standard deviation `scale`, or if that is 0 the published one."""
+    return nn.initializers.normal(scale) if scale else published
 
 
 def torch_linear(

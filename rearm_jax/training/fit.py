@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import CheckpointError, NonFiniteError
@@ -25,6 +24,7 @@ from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
+from rearm_jax.training.run_path import run_path
 
 STEP = 0
 _REST = {"step": np.int32(STEP)}  # a checkpoint has something beside the parameters
@@ -46,7 +46,7 @@ def train_fitted(experiment: Experiment, workdir: str) -> dict:
             return result
 
         first_only(write_config, workdir, config)
-        check_shared(epath.Path(workdir) / CONFIG_FILE)
+        check_shared(run_path(workdir) / CONFIG_FILE)
         if config.parallel == "row":
             logging.info("parallel = row: %s is fitted on the host, and nothing of it is cut by row", model.title)
         if saved:

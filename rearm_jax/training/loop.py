@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.scoring import dot_products
@@ -21,27 +19,36 @@ from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.disk import say_disk
+from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
 from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.residual import fit_residual, residual_metrics, saved_residual, weigh_residual
 from rearm_jax.training.result import describe_run
-from rearm_jax.training.run_data import check_data
+from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
+from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import TrainState, draw_order, steps_per_epoch, train_steps
+from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
 CALL_SECONDS = 4.0
 
 
-def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
+def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
     """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
+
+    Args:
+      experiment: what is trained.
+      workdir: run folder, made where it is missing.
+      lock: of the folder, held by the caller; where it is lost, nothing more is saved.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -55,7 +62,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
         with _disk_explained(workdir):
             return train_fitted(experiment, workdir), None
     config, placement = experiment.config, place(experiment)
-    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows) as checkpoints:
+    keep = config.checkpoints.keep
+    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:
         state, progress = _start(placement, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
@@ -65,8 +73,10 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             )
             return result, None
 
+        if is_first():
+            say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
-        check_shared(epath.Path(workdir) / CONFIG_FILE)
+        check_shared(run_path(workdir) / CONFIG_FILE)
         if experiment.residual:
             fit_residual(experiment, workdir)
         inputs = placement.inputs()
@@ -80,6 +90,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             with _open_writer(workdir, config, int(state.step)) as writer:
                 while not is_over():
                     state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    if lock:
+                        lock.check()
                     if stopped_by is not None:
                         _save(checkpoints, state, progress, math.nan)
                         checkpoints.wait()
@@ -95,7 +107,7 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
                 scores = dot_products(*placement.representations(params, inputs))
                 result = weigh_residual(experiment, workdir, best_step, scores)
             else:
-                result = evaluate(params, "valid") | evaluate(params, "test")
+                result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
             result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
@@ -138,9 +150,9 @@ def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
 
 def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state at the latest checkpoint, or a new one."""
-    step = checkpoints.resume_step()
+    dataset, step = placement.experiment.dataset, checkpoints.resume_step()
     if step is None:
-        return placement.state(), Progress(placement.experiment.dataset.content_hash)
+        return placement.state(), Progress(dataset.content_hash, sizes=data_sizes(dataset))
 
     like = placement.like()
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
@@ -148,7 +160,8 @@ def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, 
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    check_data(checkpoints.directory, saved, placement.experiment.dataset)
+    check_data(checkpoints.directory, saved, dataset)
+    progress.sizes = data_sizes(dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
@@ -165,22 +178,23 @@ def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
     """
     experiment = placement.experiment
     config, num_interactions = experiment.config, len(experiment.dataset.train)
-    sampler = make_sampler(experiment.dataset, config.protocol)
-    if full := num_without_negative(sampler):
+    model = experiment.model
+    sampler = make_sampler(experiment.dataset, config.protocol if model.leaking_negatives else "strict")
+    if not model.num_shared_negatives and (full := num_without_negative(sampler)):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
     sampler = placement.sampler(sampler)
-    steps = functools.partial(train_steps, experiment.model, experiment.tx, config.batch_size)
+    steps = functools.partial(train_steps, model, experiment.tx, config.batch_size)
     run = placement.run(steps, donate=True)
-    draw = placement.run(functools.partial(draw_order, num_interactions, config.batch_size))
+    draw = placement.run(functools.partial(draw_epoch, model, num_interactions, config.batch_size))
     # Kept for the epoch under way: sorting millions of numbers again for every call would take longer.
-    drawn_epoch, order = -1, None
+    drawn_epoch, order, changed = -1, None, dict[str, Any]()
 
     def run_steps(state: TrainState, num_steps: int) -> tuple[TrainState, dict, dict]:
-        nonlocal drawn_epoch, order
+        nonlocal drawn_epoch, order, changed
         epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
         if epoch != drawn_epoch:
-            drawn_epoch, order = epoch, draw(state)
-        return run(state, inputs, sampler, order, np.int32(num_steps))
+            drawn_epoch, (order, changed) = epoch, draw(state, inputs)
+        return run(state, {**inputs, **changed}, sampler, order, np.int32(num_steps))
 
     return run_steps
 
@@ -204,15 +218,7 @@ def _run_epoch(
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     done = int(state.step) - progress.epoch * total
     speed = progress.timed_steps / progress.step_seconds if progress.step_seconds else 0.0
-    bar = tqdm(
-        desc=f"epoch {progress.epoch + 1}",
-        total=total,
-        initial=done,
-        unit="step",
-        leave=False,
-        disable=not (config.log.progress and sys.stderr.isatty()),
-    )
-    with bar:
+    with EpochDisplay(progress.epoch + 1, total, done, config.log.progress) as display:
         while True:
             call_steps = min(total - done, max(1, round(speed * CALL_SECONDS)))
             stopped_by, call_steps = agree(request.signal, call_steps)
@@ -229,7 +235,7 @@ def _run_epoch(
             progress.timed_steps += call_steps
             speed = call_steps / seconds
             done += call_steps
-            bar.update(call_steps)
+            display.update(call_steps)
     check_state(state)
     return state, stopped_by
 
@@ -251,6 +257,7 @@ def _end_epoch(
     if progress.epoch % config.eval_every and progress.epoch < config.num_epochs:
         if writer:
             writer.write(step, {"epoch": progress.epoch} | values)
+        logging.info("epoch %d  step %d  loss %.4f", progress.epoch, step, values["train/loss"])
         return
     start = time.perf_counter()
     values |= evaluate(state.params, "valid")

@@ -14,7 +14,7 @@ from absl import logging
 
 from rearm_jax.evaluation.ranking import UserBlocks, rank_items
 from rearm_jax.evaluation.ranking_by_row import rank_items_by_row
-from rearm_jax.experiment import Experiment, abstract_params, init_params
+from rearm_jax.experiment import Experiment, abstract_params, in_precision, init_params
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.row_adjacency import RowAdjacency, shard_adjacency
 from rearm_jax.parallel.mesh import (
@@ -72,7 +72,7 @@ class Placement:
         Returns:
           A function of args, compiled at its first call.
         """
-        return data_parallel(fn, self.devices, donate)
+        return data_parallel(in_precision(self.experiment.config, fn), self.devices, donate)
 
     def whole(self, tree: Any) -> Any:
         """Puts a tree on every device as it is."""
@@ -142,6 +142,7 @@ class RowPlacement(Placement):
 
     def run(self, fn: Callable, donate: bool = False) -> Callable:
         compiled: Callable | None = None
+        fn = in_precision(self.experiment.config, fn)
 
         def call(*args: Any) -> Any:
             nonlocal compiled

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
-from etils import epath
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import CheckpointError
@@ -104,7 +103,7 @@ def residual_metrics(experiment: Experiment, residual: Residual, scores: Scores)
 
 
 def _open(workdir: str | os.PathLike, dataset: Dataset) -> Checkpoints:
-    return open_fits(epath.Path(checkpoint_directory(workdir)) / "residual", dataset)
+    return open_fits(checkpoint_directory(workdir) / "residual", dataset)
 
 
 def _model(experiment: Experiment) -> Fitted:

@@ -10,7 +10,7 @@ from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Recommender
 from rearm_jax.training.sampling import Sampler, draw_batch, epoch_order
 
-_EPOCH_STREAM, _STEP_STREAM = 0, 1
+_EPOCH_STREAM, _STEP_STREAM, _INPUT_STREAM = 0, 1, 2
 
 
 class TrainState(NamedTuple):
@@ -43,14 +43,14 @@ def loss_share(
       model: the model.
       params: its parameters.
       inputs: its graphs and frozen tables.
-      batch: the global batch; its length is a multiple of the number of devices.
+      batch: the global batch; its rows are a multiple of the number of devices.
       key: random key of this step's dropout, the same on all devices.
       shard: which share.
 
     Returns:
       float32 () and its weighted parts by name.
     """
-    mine = jax.tree.map(shard.rows, batch)
+    mine = batch.map_rows(shard.rows)
     out: Any = model.apply(
         {"params": params},
         inputs,
@@ -77,7 +77,7 @@ def train_step(
     Returns:
       The next state and metrics, each float32 (): the loss, its weighted parts and the gradient's norm.
     """
-    batch = jax.tree.map(shard.pad, batch)
+    batch = batch.map_rows(shard.pad)
     key = jax.random.fold_in(_stream(state, _STEP_STREAM), state.step)
     dropout_key = jax.random.fold_in(key, 1)
 
@@ -106,6 +106,15 @@ def draw_order(num_interactions: int, batch_size: int, shard: Shard, state: Trai
     return epoch_order(jax.random.fold_in(_stream(state, _EPOCH_STREAM), epoch), num_interactions)
 
 
+def draw_epoch(
+    model: Recommender, num_interactions: int, batch_size: int, shard: Shard, state: TrainState, inputs: Inputs
+) -> tuple[jax.Array, Inputs]:
+    """What is drawn once an epoch: its `draw_order`, and the model's `epoch_inputs`."""
+    epoch = state.step // steps_per_epoch(num_interactions, batch_size)
+    key = jax.random.fold_in(_stream(state, _INPUT_STREAM), epoch)
+    return draw_order(num_interactions, batch_size, shard, state), model.epoch_inputs(inputs, key)
+
+
 def train_steps(
     model: Recommender,
     tx: optax.GradientTransformationExtraArgs,
@@ -126,7 +135,8 @@ def train_steps(
       batch_size: global, static.
       shard: this device's share.
       state: where training stands.
-      inputs, sampler: the data.
+      inputs: those of the epoch.
+      sampler: the train interactions.
       order: int32 (n,), of the interactions in this epoch, from `draw_order`.
       num_steps: int32 (), must not go past the end of the epoch.
 
@@ -137,7 +147,8 @@ def train_steps(
 
     def next_step(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.fold_in(_stream(state, _STEP_STREAM), state.step), 0)
-        batch = draw_batch(sampler, order, (state.step - first) * batch_size, key, batch_size, shard)
+        position = (state.step - first) * batch_size
+        batch = draw_batch(sampler, order, position, key, batch_size, shard, model.num_shared_negatives)
         return train_step(model, tx, state, inputs, batch, shard)
 
     def unfinished(carry: tuple) -> jax.Array:

@@ -7,12 +7,12 @@ import numpy as np
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.evaluation.metrics import hit_matrix
+from rearm_jax.evaluation.popularity import quantile_groups
 from rearm_jax.evaluation.scoring import Scores, each_block, rank_block
 from rearm_jax.evaluation.splits import blocks_and_positives
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.recommender.contract import Inputs
 
-NUM_GROUPS = 5
 NUM_NEIGHBOURS = 5
 NUM_SHOWN = 4  # items whose neighbours are shown, popular ones and rare ones
 SEED = 0
@@ -122,20 +122,6 @@ def recall_by_group(dataset: Dataset, scores: Scores, k: int, block_size: int) -
 
     of_items = [item_group(group) for group in range(num_groups) if pairs[:, group].any()]
     return of_items, [user_group(group) for group in range(user_groups.max() + 1)]
-
-
-def quantile_groups(counts: np.ndarray) -> np.ndarray:
-    """Numbers each element by its group, from 0: NUM_GROUPS groups of equal size, as far as equal counts allow.
-
-    Args:
-      counts: int (n,); equal counts are always in one group, so that there may be fewer groups.
-
-    Returns:
-      int (n,), every number up to the largest occurs.
-    """
-    shares = np.arange(1, NUM_GROUPS) / NUM_GROUPS
-    edges = np.unique(np.quantile(counts, shares, method="inverted_cdf"))
-    return np.unique(np.searchsorted(edges, counts), return_inverse=True)[1]
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:

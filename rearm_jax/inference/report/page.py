@@ -1,12 +1,14 @@
 """The page: frame, head and foot around the sections."""
 
 import importlib.resources
+import re
 import string
 from collections.abc import Mapping
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.report.markup import Markup, element, join
 from rearm_jax.inference.report.sections import SECTIONS, YARDSTICKS, title
+from rearm_jax.training.outcome import headline_metrics, weaknesses
 
 
 def render(title: str, body: str) -> str:
@@ -16,7 +18,7 @@ def render(title: str, body: str) -> str:
 
 
 def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
-    """Name of the run, its data, and the headline metrics on test beside the yardsticks."""
+    """Name of the run, its data, what is weak about it, and the headline metrics on test beside the yardsticks."""
     widths = ", ".join(f"{name} ({table.shape[1]} wide)" for name, table in dataset.features.items())
     data = (
         f"{dataset.num_users:,} users · {dataset.num_items:,} items · interactions: {len(dataset.train):,} train, "
@@ -29,8 +31,6 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
     )
     residual = result.get("residual")
     beside = f" + {residual['weight']:g} {title(residual['model'])}" if residual else ""
-    cutoff = metric.split("@")[1]
-    shown = dict.fromkeys((metric, f"recall@{cutoff}", f"ndcg@{cutoff}", f"precision@{cutoff}", f"hitrate@{cutoff}"))
     links = [element("li", element("a", name, href=f"#{anchor}")) for anchor, name in SECTIONS.items()]
     return element(
         "header",
@@ -38,8 +38,9 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
         element("h1", run),
         element("p", data, class_="facts"),
         element("p", run_facts, class_="facts"),
+        *(element("p", *_flags_as_code(text), class_="weakness") for text in weaknesses(result, metric)),
         element("p", "On the test split, beside two yardsticks:", class_="tiles-title"),
-        element("div", *(_tile(name, result) for name in list(shown)[:4]), class_="tiles"),
+        element("div", *(_tile(name, result) for name in headline_metrics(metric)), class_="tiles"),
         element("nav", element("ul", *links), aria_label="Sections"),
     )
 
@@ -48,6 +49,11 @@ def foot(result: Mapping) -> Markup:
     """What the run was made with."""
     versions = " · ".join(f"{name} {version}" for name, version in result["versions"].items())
     return element("footer", element("p", versions), element("p", f"data: sha256 {result['content_hash']}"))
+
+
+def _flags_as_code(text: str) -> list[str]:
+    parts = re.split(r"(--[\w.]+(?:=[\w.-]*\w)?)", text)
+    return [element("code", part) if part.startswith("--") else part for part in parts]
 
 
 def _tile(metric: str, result: Mapping) -> Markup:
