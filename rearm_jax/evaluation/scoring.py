@@ -6,6 +6,7 @@ What is ranked is a function `Scores`: a learned model's is made of its vectors 
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.evaluation.metrics import split_metrics
+from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.ranking import UserBlocks, block_scores, rank_scores
 from rearm_jax.evaluation.splits import blocks_and_positives
 
@@ -55,8 +57,8 @@ def rank_block(scores: jax.Array | np.ndarray, block: UserBlocks, k: int) -> tup
 
 
 def scores_metrics(
-    scores: Scores, dataset: Dataset, split: str, ks: Sequence[int], block_size: int
-) -> dict[str, float]:
+    scores: Scores, dataset: Dataset, split: str, ks: Sequence[int], block_size: int, popularity_k: int = 0
+) -> dict[str, Any]:
     """Metrics of a split, `{"valid/recall@20": ...}`, averaged over its users; train items are left out.
 
     Args:
@@ -65,11 +67,17 @@ def scores_metrics(
       split: "valid" or "test".
       ks: cut-offs, none above the number of items.
       block_size: users ranked at a time.
+      popularity_k: where not 0, adds "test_by_popularity" (or "valid_..."), see `found_by_popularity`, of lists of this
+        length, at most max(ks).
     """
     blocks, positives = blocks_and_positives(dataset, split, block_size)
-    top_items = [rank_block(scores(np.asarray(block.users)), block, max(ks))[0] for block in each_block(blocks)]
-    metrics = split_metrics(np.stack(top_items), blocks.users, positives, ks)
-    return {f"{split}/{name}": value for name, value in metrics.items()}
+    users = np.asarray(blocks.users)
+    lists = np.stack([rank_block(scores(np.asarray(block.users)), block, max(ks))[0] for block in each_block(blocks)])
+    metrics = split_metrics(lists, users, positives, ks)
+    named: dict[str, Any] = {f"{split}/{name}": value for name, value in metrics.items()}
+    if popularity_k:
+        named[f"{split}_by_popularity"] = found_by_popularity(dataset, split, users, lists[..., :popularity_k])
+    return named
 
 
 def metrics_by_weight(

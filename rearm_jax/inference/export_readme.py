@@ -79,7 +79,7 @@ The fit of {fitted} in the run `{workdir}`. It scores all items from the items t
     "both": """# Vectors of users and items, and a fitted model beside them
 
 From the best checkpoint (step {step}) of the run `{workdir}`, model {model}, with {fitted} beside it. For a user, with
-z the z-score over all items, the scores are z(dot products of the vectors) + {weight:g} z(scores of {fitted} from the
+z the z-score over all items, the scores are z(dot products of the vectors) + {weight:g} z(scores of {fitted}, from the
 items that the user has had).
 """,
 }

@@ -37,7 +37,7 @@ _CHUNK = 128  # entries of a sparse row added at a time
 class Fitted(Declaration):
     """Base of the models in closed form."""
 
-    by_row = False
+    by_row = False  # it is fitted on the host
 
     @classmethod
     def make(cls, config: ConfigDict, dataset: Dataset, section: str = "model") -> Self:

@@ -20,9 +20,10 @@ from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.fitted import Fitted, Params, scores_of
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.distributed import check_shared, first_only, is_first
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
-from rearm_jax.training.run_data import check_data
+from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.run_path import run_path
 
@@ -30,8 +31,10 @@ STEP = 0
 _REST = {"step": np.int32(STEP)}  # a checkpoint has something beside the parameters
 
 
-def train_fitted(experiment: Experiment, workdir: str) -> dict:
+def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> dict:
     """Fits the model and evaluates it, unless the run folder has both; what result.json holds.
+
+    Args: as `rearm_jax.training.loop.train`.
 
     Raises:
       NonFiniteError: the fit holds a NaN or an infinity; nothing is saved.
@@ -47,19 +50,20 @@ def train_fitted(experiment: Experiment, workdir: str) -> dict:
 
         first_only(write_config, workdir, config)
         check_shared(run_path(workdir) / CONFIG_FILE)
-        if config.parallel == "row":
-            logging.info("parallel = row: %s is fitted on the host, and nothing of it is cut by row", model.title)
         if saved:
             params, progress = saved[0], Progress(**{f.name: saved[1][f.name] for f in dataclasses.fields(Progress)})
         else:
             start = time.perf_counter()
             params = fit(model, dataset)
-            progress = Progress(dataset.content_hash, seconds=time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            progress = Progress(dataset.content_hash, seconds=seconds, sizes=data_sizes(dataset))
         metrics = _metrics(experiment, params, "valid")
         if not saved:
+            if lock:
+                lock.check()
             progress.observe(metrics[f"valid/{config.evaluation.metric}"])
             save_fit(checkpoints, params, dataclasses.asdict(progress), progress.best_value)
-        metrics |= _metrics(experiment, params, "test")
+        metrics |= _metrics(experiment, params, "test", by_popularity=True)
     result = metrics | describe_run(experiment, progress) | {"best_step": STEP, "steps": STEP}
     if is_first():
         write_result(workdir, result)
@@ -133,10 +137,11 @@ def saved_fit(workdir: str | os.PathLike, dataset: Dataset) -> tuple[dict[str, n
         return read_fit(checkpoints, dataset)
 
 
-def _metrics(experiment: Experiment, params: Params, split: str) -> dict[str, float]:
+def _metrics(experiment: Experiment, params: Params, split: str, by_popularity: bool = False) -> dict[str, Any]:
     settings = experiment.config.evaluation
     scores = scores_of(experiment.model, params, experiment.dataset)
-    return scores_metrics(scores, experiment.dataset, split, tuple(settings.ks), settings.block_size)
+    popularity_k = int(settings.metric.split("@")[1]) if by_popularity else 0
+    return scores_metrics(scores, experiment.dataset, split, tuple(settings.ks), settings.block_size, popularity_k)
 
 
 def _size(num_bytes: int) -> str:

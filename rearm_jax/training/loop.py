@@ -60,7 +60,7 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
     """
     if isinstance(experiment.model, Fitted):
         with _disk_explained(workdir):
-            return train_fitted(experiment, workdir), None
+            return train_fitted(experiment, workdir, lock), None
     config, placement = experiment.config, place(experiment)
     keep = config.checkpoints.keep
     with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:

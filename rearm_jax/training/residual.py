@@ -17,6 +17,7 @@ from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.fitted import Fitted, Params, scores_of
 from rearm_jax.training.checkpoint import Checkpoints, checkpoint_directory
 from rearm_jax.training.fit import fit, open_fits, read_fit, save_fit
+from rearm_jax.training.run_data import data_sizes
 
 
 class Residual(NamedTuple):
@@ -42,7 +43,7 @@ def fit_residual(experiment: Experiment, workdir: str) -> None:
     with _open(workdir, dataset) as checkpoints:
         if checkpoints.resume_step() is None:
             params = fit(_model(experiment), dataset)
-            save_fit(checkpoints, params, {"content_hash": dataset.content_hash}, None)
+            save_fit(checkpoints, params, _data_facts(dataset), None)
 
 
 def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores: Scores) -> dict[str, Any]:
@@ -67,10 +68,11 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
         values = [metrics[name] for metrics in valid]
         best = int(np.argmax(values))
         residual = Residual(model, params, weights[best])
-        facts = {"content_hash": dataset.content_hash, "best_step": best_step, "weight": residual.weight}
+        facts = _data_facts(dataset) | {"best_step": best_step, "weight": residual.weight}
         save_fit(checkpoints, params, facts, values[best])
     logging.info("residual %s: weight %g, %s %.4f", model.title, residual.weight, name, values[best])
-    test = scores_metrics(residual.join(scores, dataset), dataset, "test", ks, block_size)
+    popularity_k = int(config.evaluation.metric.split("@")[1])
+    test = scores_metrics(residual.join(scores, dataset), dataset, "test", ks, block_size, popularity_k)
     by_weight = {str(weight): value for weight, value in zip(weights, values, strict=True)}
     about = {"model": config.residual.model, "weight": residual.weight, name: by_weight}
     return valid[best] | test | {"residual": about}
@@ -100,6 +102,10 @@ def residual_metrics(experiment: Experiment, residual: Residual, scores: Scores)
     joined, ks = residual.join(scores, dataset), tuple(settings.ks)
     valid, test = (scores_metrics(joined, dataset, split, ks, settings.block_size) for split in ("valid", "test"))
     return valid | test
+
+
+def _data_facts(dataset: Dataset) -> dict[str, Any]:
+    return {"content_hash": dataset.content_hash, "sizes": data_sizes(dataset)}
 
 
 def _open(workdir: str | os.PathLike, dataset: Dataset) -> Checkpoints:
