@@ -162,8 +162,6 @@ BAD = {
     "loss.ranking": ("", "BPR", "hinge", None, 1),
     "loss.similarity": ("", "Dot", "euclid", None, 1),
     "matmul_precision": ("", "HIGHEST", "float32", None, 1),
-    "residual.model": ("rearm", "EASE", "lightgcn", None, 1),
-    "residual.weights": ((), (-0.1,), (0.5, 0.5), (NAN,), (True,), ("1",), [0.5], 0.5, None),
     "data.download": (0, 1, "true", None),
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
