@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rearm_jax import build_graphs, evaluate, load_dataset, recommend, train
+from rearm_jax import REARM, evaluate, load_dataset, recommend, train
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.inference.recommend_files import parse_users
 from tests.conftest import tiny_config
@@ -52,7 +52,7 @@ X64 = """
 import json, sys
 import jax.numpy as jnp
 from absl import logging
-from rearm_jax import build_graphs, evaluate, recommend, train
+from rearm_jax import REARM, evaluate, recommend, train
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import ConfigError
 from tests.conftest import tiny_config
@@ -66,7 +66,7 @@ results += [train(config, "run"), evaluate("run"), recommend("run", users=[3, 17
 assert jnp.arange(3).dtype == "int64"  # the caller's own numbers stay as the caller wants them
 data = make_synthetic(**config.data.synthetic.to_dict())
 try:
-    build_graphs(data, config.graph, "strict", 0)
+    REARM.relations(data, tiny_config())
 except ConfigError as error:
     results.append(str(error))
 from rearm_jax.main import main
@@ -192,8 +192,8 @@ def test_the_home_folder_in_python(tmp_path, monkeypatch):
     loaded = load_dataset("~/data", ("image", "text"))
     assert loaded.content_hash == load_dataset(tmp_path / "data", ("image", "text")).content_hash
     config = lightgcn(num_epochs=1, data__source="folder", data__root="~/data", graph__cache_dir="~/graphs")
-    build_graphs(loaded, config.graph, "strict", 0)
-    assert len(list((tmp_path / "graphs").iterdir())) == 1
+    REARM.relations(loaded, tiny_config(graph__cache_dir="~/graphs"))
+    assert len(list((tmp_path / "graphs").iterdir())) == 6  # co-occurrence and two modalities, of users and of items
     result = train(config, "~/runs/a")
     assert json.loads((tmp_path / "runs/a/result.json").read_text()) == result
     assert evaluate(Path("~/runs/a")) == numbers(result)
