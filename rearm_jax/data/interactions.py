@@ -87,10 +87,10 @@ def read_interactions(
             sources["low"] = rating
         if with_times:
             time = pick_column(names, time_column, TIME_COLUMNS, path, "times", "--time-column")
-            columns["time"] = _as_time(table, time, path)
+            columns["time"] = _as_time(table, time, path, reading)
             sources["time"] = time
         typed = {**columns, "user": columns["user"].cast(user_type), "item": columns["item"].cast(item_type)}
-        with readable(path):
+        with readable(path, reading):
             part = table.select(**typed).collect(engine="streaming")
         _refuse_missing(part, table, columns, sources, path, reading)
         parts.append(part)
@@ -114,12 +114,12 @@ def _as_number(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
 
 
-def _as_time(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr:
+def _as_time(table: pl.LazyFrame, name: str, path: str | os.PathLike, reading: Reading) -> pl.Expr:
     """Finite numbers, or null."""
     column, dtype = pl.col(name), table.collect_schema()[name]
     if dtype.is_temporal():
         return column.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64)
-    with readable(path):
+    with readable(path, reading):
         first = table.select(column.cast(pl.String).drop_nulls().head(1)).collect(engine="streaming")
     if len(first) and not NUMBER.fullmatch(first.item()):
         dates = [column.str.to_datetime(form, time_unit="us", strict=False) for form in _DATE_FORMATS]
@@ -143,7 +143,7 @@ def _refuse_missing(
         return
     # Read again, with the values as they are in the file: only now are row numbers worth their time.
     raw = {f"raw {name}": pl.col(source).cast(pl.String) for name, source in sources.items()}
-    with readable(path):
+    with readable(path, reading):
         row = table.select(**columns, **raw).with_row_index("row", 1).filter(bad).head(1).collect(engine="streaming")
     name = next(name for name in columns if row[name].item() is None)
     value, where = row[f"raw {name}"].item(), f"{reading.where(path, row['row'].item())}, column {sources[name]!r}"

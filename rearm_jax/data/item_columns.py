@@ -57,7 +57,7 @@ def read_item_columns(
             f"column {column}": _as_text(table, pick_column(names, column, (), path, "", "")) for column in columns
         }
         chosen_rows = table.select(id=as_id(table, item, path), **chosen).with_row_index("row")
-        with readable(path):
+        with readable(path, reading):
             part = chosen_rows.join(wanted, on="id", how="inner").collect(engine="streaming")
         parts.append(part.sort("row").drop("row"))
     rows = pl.concat(parts)
