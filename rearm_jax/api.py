@@ -15,10 +15,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rearm_jax.config import for_its_model
+from rearm_jax.config import for_its_model, shown
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.inference import recommend as lists
+from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
@@ -58,7 +59,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
 
     Args:
       config: the settings.
-      workdir: run folder, made where it is missing.
+      workdir: run folder, made where it is missing; ~ stands for the home folder, here and below.
       progress: shows the log as the command line does: the data, how far an epoch is, the metrics after each. False:
         warnings alone.
 
@@ -72,10 +73,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
       CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
-    config = for_its_model(config)
-    with log_shown(progress), RunLock(workdir) as lock:
-        check_run_folder(workdir, config)
-        result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir), lock)
+    config, folder = for_its_model(config), _folder(workdir)
+    with log_shown(progress), RunLock(folder) as lock:
+        check_run_folder(folder, config)
+        result, _ = loop.train(open_experiment(config, folder), folder, lock)
         if result is not None:
             say_weaknesses(result, config.evaluation.metric)
     return result
@@ -90,8 +91,8 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
       ConfigError: its config.json is damaged.
       DataError: its data are not there.
     """
-    workdir = os.fspath(workdir)
-    return loop.evaluate_run(open_experiment(run_config(workdir), workdir, brief=True), workdir)
+    folder = _folder(workdir)
+    return loop.evaluate_run(open_experiment(run_config(folder), folder, brief=True), folder)
 
 
 @without_x64()
@@ -117,8 +118,16 @@ def recommend(
       CheckpointError, ConfigError: as `evaluate`; or k or `unknown` is impossible.
       DataError: as `evaluate`; or a user is unknown.
     """
-    if isinstance(users, str):
-        raise ConfigError(f"users is the text {users!r}: give a list of ids, such as [{users!r}]")
-    named = None if users is None else list(users)
-    items, blocks = lists.recommend(load_trained(os.fspath(workdir)), named, k, unknown=unknown)
+    folder, named = _folder(workdir), given_users(users)
+    check_options(k, unknown)
+    items, blocks = lists.recommend(load_trained(folder), named, k, unknown=unknown)
     return [user for block in blocks for user in as_objects(items, block)]
+
+
+def _folder(workdir: Any) -> str:
+    """The path of the run folder as text, ~ expanded; raises ConfigError where it is none."""
+    path = os.fspath(workdir) if isinstance(workdir, os.PathLike) else workdir
+    if isinstance(path, str) and path and "\0" not in path:
+        return os.path.expanduser(path)
+    meant = f"; did you mean {os.fsdecode(path)!r}?" if isinstance(path, bytes) else ""
+    raise ConfigError(f'workdir = {shown(workdir)}: must be a path, such as "runs/mine"{meant}')

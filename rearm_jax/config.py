@@ -1,19 +1,19 @@
-"""How settings are checked against what default.py and the model declare, saved, compared, and read from flags.
+"""How settings are checked against what default.py and the model declare, saved and compared.
 
 An int is accepted where a float is meant (`--config.loss.temperature=1`) and saved as a float; a bool is no number, a
 float no int. A config has the settings of one model, and of one fitted model beside it if `residual.model` names one;
 those of others are refused, or left out where it was made for another one.
 """
 
+import contextlib
 import difflib
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from absl import flags, logging
+from absl import logging
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
 from rearm_jax import models
 from rearm_jax.default import (
@@ -29,8 +29,10 @@ from rearm_jax.default import (
     residual_settings,
     settings_of_others,
 )
-from rearm_jax.errors import ConfigError, RearmError
+from rearm_jax.errors import ConfigError
 from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
+
+_LONGEST = 200  # characters of a value in a message
 
 
 def check_config(config: ConfigDict) -> None:
@@ -39,8 +41,7 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       ConfigError: names every such field, its value and what is allowed, one a line.
     """
-    check_type(config)
-    _check(_flatten(config))
+    _check(_values(config))
 
 
 def for_its_model(config: ConfigDict) -> ConfigDict:
@@ -53,8 +54,7 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
     Raises:
       ConfigError: a setting of another model was changed; or see `check_config`.
     """
-    check_type(config)
-    values = _flatten(config)
+    values = _values(config)
     foreign = _foreign(values)
     untouched = {name for name in foreign if values[name] in foreign[name]}
     if foreign.keys() == untouched:  # else `_check` names those that were changed
@@ -69,10 +69,17 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
     return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
-def check_type(config: Any) -> None:
-    """Raises ConfigError unless the config is a ConfigDict."""
+def _values(config: Any) -> dict[str, Any]:
+    """The fields of a config; raises ConfigError unless it is a ConfigDict whose fields all have values."""
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"the configuration must be a ConfigDict, found {type(config).__name__}")
+        raise ConfigError(
+            f"config = {shown(config)}: must be a ConfigDict, found {type(config).__name__}; did you mean "
+            "default_config(), with fields changed?"
+        )
+    try:
+        return flatten(config)
+    except RequiredValueError as error:
+        raise ConfigError(f"a field of the config has no value yet: {error}") from error
 
 
 def with_model(config: ConfigDict, name: str, residual: str = "") -> ConfigDict:
@@ -83,7 +90,7 @@ def with_model(config: ConfigDict, name: str, residual: str = "") -> ConfigDict:
     Raises:
       ConfigError: there is no such model.
     """
-    values = _flatten(config)
+    values = flatten(config)
     own, beside = defaults(models.find(name).settings), defaults(residual_settings(residual))
     others = settings_of_others(name, residual)
     switched = own if values.get("model.name") != name else {}
@@ -104,7 +111,7 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
       ConfigError: names every such field, its value and the limit, one a line.
     """
     limits = {"users": num_users, "items": num_items}
-    values, problems = _flatten(config), []
+    values, problems = flatten(config), []
     for name, setting in declared_by(values).items():
         numbers = values[name] if setting.rule.many else (values[name],)
         problems += [
@@ -131,7 +138,7 @@ def to_json(config: ConfigDict) -> str:
       ConfigError: see `check_config`.
     """
     check_config(config)
-    return json.dumps(_with_kinds(_resolved(_flatten(config))), indent=2, sort_keys=True)
+    return json.dumps(_with_kinds(_resolved(flatten(config))), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -144,7 +151,7 @@ def from_json(text: str) -> ConfigDict:
       ConfigError: the text is not a JSON object, or see `check_config`.
     """
     try:
-        values = _flatten(json.loads(text))
+        values = flatten(json.loads(text))
     except (ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(f"the saved configuration is not a JSON object: {error}") from error
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
@@ -159,74 +166,26 @@ def from_json(text: str) -> ConfigDict:
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the declared order."""
-    saved, current = _resolved(_flatten(saved)), _resolved(_flatten(current))
+    saved, current = _resolved(flatten(saved)), _resolved(flatten(current))
     for name in ("model.name", "residual.model"):
         if saved[name] != current[name]:
             return [name]
     return [n for n in declared_by(current) if n not in MAY_DIFFER and saved[n] != current[n]]
 
 
-class PathParser(flags.ArgumentParser):
-    """Of a flag that names a file or a folder: expands ~, which shells leave alone behind `--flag=`."""
-
-    syntactic_help = "a path"
-
-    def parse(self, argument: str) -> str:
-        return os.path.expanduser(argument)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`, with a flag `config`.
-
-    absl and ml_collections show a traceback, or no field name, for many mistakes. Here each is a ConfigError. `argv` is
-    sys.argv, where ml_collections looks for the overrides, whatever absl is given. Returns argv without the flags.
-    """
-    flag = flags.FLAGS["config"]
-    inner = flag.parser.inner if isinstance(flag.parser, _ForModel) else flag.parser
-    flag.parser = _ForModel(inner, argv)
+def shown(value: Any) -> str:
+    """A value in one line of a message, cut where it is long."""
     try:
-        remaining = flags.FLAGS(argv)
-        if flags.FLAGS.config is not None:
-            flags.FLAGS.config.items()  # a file that was not found raises only when it is used
-            check_config(flags.FLAGS.config)
-        return remaining
-    except RearmError:
-        raise
-    except flags.UnrecognizedFlagError as error:
-        hint = "; give --config=FILE, too" if error.flagname.startswith("config.") else ""
-        raise ConfigError(f"{error}{hint}") from error
-    except flags.Error as error:
-        first, *rest = str(error).splitlines()  # a mistake in the config file brings its traceback along
-        field = re.match(r"flag --config\.([\w.]+)=", first)
-        everything = _everything()
-        allowed = f"; must be {everything[field[1]].rule.allowed}" if field and field[1] in everything else ""
-        raise ConfigError(" ".join([first, *rest[-1:]]) + allowed) from error
-    except Exception as error:  # a config file is a program: anything can go wrong in it
-        given = next((argument for argument in argv if re.match("--?config=", argument)), "--config")
-        reason = str(error).strip().rpartition("\n")[2].strip()
-        raise ConfigError(f"{given}: {type(error).__name__}: {reason}") from error
+        text = " ".join(repr(value).split())
+    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-class _ForModel(flags.ArgumentParser):
-    """Reads a config file for the model that the command line or the file names, before the overrides are read."""
-
-    def __init__(self, inner: flags.ArgumentParser, argv: list[str]):
-        self.inner, self._argv = inner, argv
-
-    def parse(self, argument: str) -> ConfigDict:
-        config = self.inner.parse(os.path.expanduser(argument))
-        values = _flatten(config)  # a file that was not found raises only when it is used
-        for name in ("model.name", "residual.model"):
-            named = [m[1] for m in map(re.compile(rf"--?config\.{name}=(.*)").fullmatch, self._argv[1:]) if m]
-            values |= {name: named[-1]} if named else {}
-        model, residual = chosen(values)
-        overrides = [m[1] for m in map(re.compile(r"--?(?:no)?config\.([^=]+)").match, self._argv[1:]) if m]
-        settings = declared_by(values)
-        _raise_if_any([_unknown(name, values, settings) for name in overrides if name not in settings])
-        return with_model(config, model, residual) if model else config
-
-    def flag_type(self) -> str:
-        return self.inner.flag_type()
+def check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises ConfigError for names that are no settings of a run with the models that the values name."""
+    settings = declared_by(values)
+    _raise_if_any([_unknown(name, values, settings) for name in names if name not in settings])
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -234,12 +193,9 @@ def _check(values: Mapping[str, Any]) -> None:
     known, _ = chosen(values)
     settings = declared_by(values)
     good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
-    problems = _name_problems(values, settings, settings if known else _everything())
-    problems += [
-        f"{name} = {values[name]!r}: must be {setting.rule.allowed}"
-        for name, setting in settings.items()
-        if name in values and name not in good
-    ]
+    problems = _name_problems(values, settings, settings if known else everything())
+    bad = [name for name in settings if name in values and name not in good]
+    problems += [_refusal(name, values[name], settings[name].rule) for name in bad]
     for rule in joint_rules(known) if known else ():
         if rule.name in good and rule.other in good and not rule.fits(good[rule.name], good[rule.other]):
             problems.append(
@@ -261,6 +217,22 @@ def _possible(value: Any, rule: Rule) -> bool:
         and all(isinstance(e, kinds) and isinstance(e, bool) == (rule.kind is bool) for e in elements)
         and rule.accepts(value)
     )
+
+
+def _refusal(name: str, value: Any, rule: Rule) -> str:
+    """The line of the message for a value that is not possible, with one that may have been meant."""
+    near: list[Any] = difflib.get_close_matches(str(value), rule.choices, n=1) if isinstance(value, str) else []
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of numpy
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if rule.many:
+            near.append(tuple(plain) if isinstance(plain, (list, set)) else (plain,))
+        elif rule.kind is bool:
+            near.append({"true": True, "1": True, "false": False, "0": False}.get(str(plain).lower()))
+        elif rule.kind in (int, float):
+            number = rule.kind(plain)
+            near += [number] if isinstance(plain, str) or number == plain else []  # 3.0 is 3, and 2.5 no integer
+    meant = next((f"; did you mean {one!r}?" for one in near if _possible(one, rule)), "")
+    return f"{name} = {shown(value)}: must be {rule.allowed}{meant}"
 
 
 def _name_problems(values: Mapping[str, Any], needed: Mapping[str, Setting], known: Mapping[str, Setting]) -> list[str]:
@@ -298,7 +270,8 @@ def _was_set(values: Mapping[str, Any], name: str) -> bool:
     return name not in settings or values[name] != settings[name].default
 
 
-def _everything() -> dict[str, Setting]:
+def everything() -> dict[str, Setting]:
+    """Every setting that any run can have, by dotted name."""
     settings = dict(SETTINGS)
     for _, _, more in declarations():
         settings |= {name: setting for name, setting in more.items() if name not in settings}
@@ -310,15 +283,15 @@ def _sections(settings: Iterable[str]) -> set[str]:
     return {name[:end] for name in settings for end, letter in enumerate(name) if letter == "."}
 
 
-def _flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str] | None = None) -> dict[str, Any]:
+def flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str] | None = None) -> dict[str, Any]:
     """Dotted name -> value; whatever is not a section is a value."""
     values: dict[str, Any] = {}
-    sections = _sections(_everything()) if sections is None else sections
+    sections = _sections(everything()) if sections is None else sections
     for key, value in section.items():
         name = f"{prefix}{key}"
         value = value.to_dict() if isinstance(value, ConfigDict) else value  # a ConfigDict's repr has many lines
         is_section = isinstance(value, dict) and name in sections
-        values |= _flatten(value, f"{name}.", sections) if is_section else {name: value}
+        values |= flatten(value, f"{name}.", sections) if is_section else {name: value}
     return values
 
 

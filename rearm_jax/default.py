@@ -20,10 +20,10 @@ from rearm_jax.settings import (
     METRIC,
     MODALITIES,
     NOT_NEGATIVE,
+    PATH,
     POSITIVE,
     RESIDUAL_WEIGHTS,
     SWITCH,
-    TEXT,
     JointRule,
     Rule,
     Setting,
@@ -67,7 +67,7 @@ SETTINGS = {
         "or what the device does fastest; see docs/determinism.md",
     ),
     "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
-    "data.root": Setting("", TEXT, "folder of the data, in one of the layouts of docs/own-data.md"),
+    "data.root": Setting("", PATH, "folder of the data, in one of the layouts of docs/own-data.md"),
     "data.name": Setting(
         "", choice("", "baby", "sports", "clothing"), "the data set to download where root is missing"
     ),
@@ -84,10 +84,15 @@ SETTINGS = {
         ("image", "text"), MODALITIES, "planted; data.modalities says which of them are seen"
     ),
     "data.synthetic.seed": Setting(0, integer(0), "of the synthetic data"),
-    "graph.cache_dir": Setting(".cache/graphs", TEXT, 'built graphs are kept here; "" switches the cache off'),
+    "graph.cache_dir": Setting(".cache/graphs", PATH, 'built graphs are kept here; "" switches the cache off'),
     "model.name": Setting(
         "rearm",
-        Rule(str, "the name of a model: " + ", ".join(models.names()), lambda name: name in models.names()),
+        Rule(
+            str,
+            "the name of a model: " + ", ".join(models.names()),
+            lambda name: name in models.names(),
+            choices=models.names(),
+        ),
         "which model",
     ),
     "residual.model": Setting(

@@ -28,11 +28,11 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from rearm_jax.config import PathParser, parse_flags
+from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
+from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
-from rearm_jax.inference.recommend import UNKNOWN
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.inference.visualize import check_report, write_report

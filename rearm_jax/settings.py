@@ -20,6 +20,7 @@ class Rule(NamedTuple):
     allowed: str  # for people, to follow "must be"
     accepts: Callable[[Any], bool] = lambda value: True
     many: bool = False
+    choices: tuple[str, ...] = ()  # all that there are, for "did you mean"
 
 
 class Setting(NamedTuple):
@@ -47,7 +48,7 @@ def integer(low: int) -> Rule:
 
 def choice(*names: str) -> Rule:
     """One of some texts."""
-    return Rule(str, "one of " + ", ".join(f'"{name}"' for name in names), lambda value: value in names)
+    return Rule(str, "one of " + ", ".join(f'"{name}"' for name in names), lambda value: value in names, choices=names)
 
 
 def _unique(values: tuple) -> bool:
@@ -55,7 +56,7 @@ def _unique(values: tuple) -> bool:
 
 
 SWITCH = Rule(bool, "true or false")
-TEXT = Rule(str, "a text")
+PATH = Rule(str, "a path, as text", lambda path: "\0" not in path)
 FRACTION = Rule(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 NOT_NEGATIVE = Rule(float, "a finite number of at least 0", lambda value: 0 <= value <= _FLOAT_MAX)
 POSITIVE = Rule(float, "a finite number above 0 (as float32)", lambda value: _FLOAT_MIN <= value <= _FLOAT_MAX)

@@ -140,20 +140,28 @@ POSITIVE = (0, -1, 0.0, 1e-50, 1e39, NAN, INF, True, "1", None, (1.0,))
 NOT_NEGATIVE = (-1e-9, -1, 1e39, 10**400, NAN, INF, -INF, False, "0", None, [0.5])
 FRACTION = (-0.001, 1.001, 2, NAN, INF, True, "0.5", None)
 COUNT = (0, -1, 2**31, 1.0, True, "1", None, (1,))
+SWITCHES = ("meta_network", "heterography", "id_embeddings", "train_features")
+RELATIONS = ("user_cooccurrence", "user_interest", "item_cooccurrence", "item_semantic")
 BAD = {
-    **dict.fromkeys(("learning_rate", "loss.temperature"), POSITIVE),
+    **dict.fromkeys(("learning_rate", "loss.temperature", "loss.ranking_temperature", "model.init_scale"), POSITIVE),
     **dict.fromkeys(("weight_decay", "gradient_clip_norm", "loss.contrastive_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("loss.orthogonal_weight", "loss.l2_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("model.self_dropout", "model.cross_dropout"), FRACTION),
     **dict.fromkeys(("graph.user_cooccurrence_weight", "graph.item_cooccurrence_weight"), FRACTION),
     **dict.fromkeys(("num_epochs", "batch_size", "eval_every", "graph.user_knn_k", "graph.item_knn_k"), COUNT),
-    **dict.fromkeys(("model.embedding_dim", "model.rank", "evaluation.block_size"), COUNT),
+    **dict.fromkeys(("model.embedding_dim", "model.rank", "evaluation.block_size", "loss.num_negatives"), COUNT),
     **dict.fromkeys(("data.synthetic.num_users", "data.synthetic.feature_width"), COUNT),
     **dict.fromkeys(("data.synthetic.num_items", "data.synthetic.interactions_per_user"), (*COUNT, 2)),
     **dict.fromkeys(("seed", "patience", "model.num_layers", "data.num_users", "data.synthetic.seed"), COUNT[1:]),
     **dict.fromkeys(("model.num_user_layers", "model.num_item_layers"), COUNT[1:]),
     **dict.fromkeys(("schedule.warmup_epochs", "schedule.decay_epochs"), COUNT[1:]),
     **dict.fromkeys(("log.progress", "log.tensorboard", "model.train_meta_projection"), (0, 1, "true", None)),
+    **dict.fromkeys((f"model.{name}" for name in SWITCHES), (0, 1, "true", None)),
+    **dict.fromkeys((f"graph.{name}" for name in RELATIONS), (0, 1, "true", None)),
+    "model.attention": ("", "Full", "off", None, True),
+    "loss.ranking": ("", "BPR", "hinge", None, 1),
+    "loss.similarity": ("", "Dot", "euclid", None, 1),
+    "matmul_precision": ("", "HIGHEST", "float32", None, 1),
     "data.download": (0, 1, "true", None),
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
@@ -333,7 +341,8 @@ WEIGHTS = ("graph.user_modality_weights", "graph.item_modality_weights")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_json_round_trip_is_exact(name):
     config = shipped(name)
-    for field in WEIGHTS:  # those that are open are two modalities' equal shares
+    # Weights that are open are two modalities' equal shares.
+    for field in [field for field in WEIGHTS if field in leaves(config.to_dict())]:
         config.update_from_flattened_dict({field: leaves(config.to_dict())[field] or (0.5, 0.5)})
     text = to_json(config)
     back = from_json(text)
@@ -451,7 +460,8 @@ SCRIPT = """
 import sys
 from absl import app
 from ml_collections import config_flags
-from rearm_jax.config import parse_flags, to_json
+from rearm_jax.command_line import parse_flags
+from rearm_jax.config import to_json
 from rearm_jax.errors import RearmError
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)

@@ -23,6 +23,7 @@ FLOORS = {
     "models": 4,
     "default": 5,
     "config": 6,
+    "command_line": 7,
     "experiment": 7,
     "training": 8,
     "inference": 9,

@@ -1,33 +1,23 @@
 """Text tables: a line of names, then records whose fields have a separator between them.
 
-The separator (comma, tab, semicolon, bar or MovieLens's "::") is the one that the first line has most of, and what
-quotes mean is found by reading the file in each way (dialects.py). The files of MovieLens that name no columns are
-recognised; RecBole's typed names (`user_id:token`) lose their type, and its files know no quotes.
+What quotes mean is found by reading the file in each of the dialects (records.py): one fits when every record has the
+header's number of fields and the quotes close. RecBole's files know no quotes, nor do those with "::".
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.dialects import Layout, Survey, record_end, survey, whole_records
-from rearm_jax.data.reading import MEND, NUMBER, Account, Found, Reading
+from rearm_jax.data.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
+from rearm_jax.data.reading import MEND, Account, Found, Reading
+from rearm_jax.data.records import Layout, whole_records
+from rearm_jax.data.survey import Survey, survey
 from rearm_jax.data.text import BLANKS, BLOCK, Text, not_utf8
 from rearm_jax.errors import DataError
 
-_SEPARATORS = (b",", b"\t", b";", b"|", b"::")
-_STAND_IN = b"\x1f"  # for "::" in the copy that polars reads: it wants one byte
-_RATINGS = ["userId", "movieId", "rating", "timestamp"]
-_GENRES = (
-    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
-    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
-)
-_FILMS = ["movieId", "title", "release_date", "video_release_date", "IMDb_URL", *_GENRES]
-_RECBOLE_NAME = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
-_LINES_COMPARED = 1000  # with the line of names
+_LINES_LOOKED_AT = 1000
 
 
 def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
@@ -37,9 +27,9 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
         DataError: records cannot be read (and must not be skipped), quotes can be read in two ways that differ, or
             there are no names of columns; the message names line and option.
     """
-    separator = _separator(text.line(_first_line(text)[0]))
+    separator = find_separator(text.line(first_line(text)[0]))
     if separator == b"::":
-        text, separator = _with_stand_in(text), _STAND_IN
+        text, separator = _with_stand_in(text), STAND_IN
     surveys = _surveys(text, reading, separator)
     chosen = _choose(text, reading, surveys)
 
@@ -74,144 +64,41 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
     )
 
 
-def _separator(line: bytes) -> bytes:
-    bare = re.sub(rb'"[^"]*"', b"", line)
-    return b"::" if re.match(rb"\d+::", bare) else max(_SEPARATORS, key=bare.count)
-
-
 def _with_stand_in(text: Text) -> Text:
-    if text.data.find(_STAND_IN) >= 0:
+    if text.data.find(STAND_IN) >= 0:
         raise DataError(f"{text.path}: holds the character U+001F, which files with '::' between columns must not")
     blocks = text.blocks(text.start)
-    copy = text.copy(text.data[start:end].replace(b"::", _STAND_IN) for start, end in blocks)
-    copy.replaced = (_STAND_IN, b"::")
+    copy = text.copy(text.data[start:end].replace(b"::", STAND_IN) for start, end in blocks)
+    copy.replaced = (STAND_IN, b"::")
     copy.bad_utf8 = list(not_utf8(copy)) if text.bad_utf8 else []
     return copy
-
-
-def _first_line(text: Text) -> tuple[int, int]:
-    """Offset and number of the first line that is not blank."""
-    start, number = text.start, 1
-    while not text.line(start).strip(BLANKS):
-        start, number = text.line_end(start), number + 1
-    return start, number
-
-
-# Names of columns
-
-
-def _layout(text: Text, reading: Reading, dialect: str, separator: bytes) -> Layout:
-    """The names of the columns, and where the records begin. Raises DataError: there is no line of names."""
-    start, number = _first_line(text)
-    end = record_end(text, Layout(dialect, separator, [""], None, 0, start, number), start)
-    where = f"{text.path}, line {number}"
-    if end is None:
-        raise DataError(f"{where}: quotes do not close: {text.shown(text.line(start))}")
-    record = text.data[start:end]
-    fields = _fields(record, dialect, separator, where)
-    names = list(reading.names) if reading.names is not None else _names_of_movielens(fields, separator)
-    if names is not None and names != fields:
-        return Layout(dialect, separator, names, None, 0, start, number)
-    num_lines = record.count(b"\n") or 1
-    if names is None:
-        names = _checked(fields, where, reading)
-        _refuse_repeated(text, end, separator, names, record, where, reading)
-    names = [name or f"column {i}" for i, name in enumerate(names, start=1)]
-    if again := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{where}: names the column {again[0]!r} more than once; give each a name of its own")
-    header = record.strip(BLANKS) if num_lines == 1 else None
-    return Layout(dialect, separator, names, header, num_lines, end, number + num_lines)
-
-
-def _fields(record: bytes, dialect: str, separator: bytes, where: str) -> list[str]:
-    """The fields of the first record, without blanks around them."""
-    reader = csv.reader(
-        io.StringIO(record.decode("utf-8", "replace").rstrip("\r\n"), newline=""),
-        delimiter=separator.decode(),
-        quoting=csv.QUOTE_NONE if dialect == "none" else csv.QUOTE_MINIMAL,
-        escapechar="\\" if dialect == "backslash" else None,
-    )
-    try:
-        fields = [field.strip() for field in next(reader)]
-    except (csv.Error, StopIteration) as error:
-        raise DataError(f"{where}: holds no names of columns ({error})") from error
-    return [re.sub(r'^"(.*)"$', r"\1", field) for field in fields]
-
-
-def _names_of_movielens(fields: list[str], separator: bytes) -> list[str] | None:
-    """Names for the files of MovieLens that have none: u.data, u.item, ratings.dat, tags.dat, movies.dat."""
-    numbers = [NUMBER.fullmatch(field) is not None for field in fields]
-    if separator == b"\t" and numbers == [True] * 4:
-        return _RATINGS
-    if separator == b"|" and len(fields) == len(_FILMS) and numbers[0] and set(fields[5:]) <= {"0", "1"}:
-        return _FILMS
-    if separator == _STAND_IN and numbers[0] and len(fields) == 3:
-        return ["movieId", "title", "genres"]
-    if separator == _STAND_IN and len(fields) == 4 and numbers[0] and numbers[1] and numbers[3]:
-        return _RATINGS if numbers[2] else ["userId", "movieId", "tag", "timestamp"]
-    return None
-
-
-def _checked(fields: list[str], where: str, reading: Reading) -> list[str]:
-    """Names of columns; DataError if they are values. Numbers that count up by one are names."""
-    if all(_RECBOLE_NAME.fullmatch(field) for field in fields):
-        return [_RECBOLE_NAME.sub(r"\1", field) for field in fields]
-    numbers = [field for field in fields if NUMBER.fullmatch(field)]
-    counts_up = 1 < len(numbers) < len(fields) and numbers[0].isdecimal()
-    if numbers and not (counts_up and numbers == [str(int(numbers[0]) + i) for i in range(len(numbers))]):
-        raise DataError(
-            f"{where}: holds the numbers {', '.join(numbers[:3])}, and must name the columns. {_headless(reading)}"
-        )
-    return fields
-
-
-def _refuse_repeated(
-    text: Text, body: int, separator: bytes, names: list[str], header: bytes, where: str, reading: Reading
-) -> None:
-    """DataError if every name is a value of its own column further down: then the first line is a row."""
-    repeated: set[int] = set()
-    for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_COMPARED]:
-        values = line.decode("utf-8", "replace").replace('"', "").split(separator.decode())
-        if len(values) == len(names) and line.strip(BLANKS) != header.strip(BLANKS):
-            repeated |= {i for i, (name, value) in enumerate(zip(names, values, strict=True)) if name == value.strip()}
-    if len(repeated) == len(names):
-        raise DataError(
-            f"{where}: must name the columns, but {', '.join(names[:3])} are values of those columns further down. "
-            f"{_headless(reading)}"
-        )
-
-
-def _headless(reading: Reading) -> str:
-    example = "user_id,item_id,rating,timestamp" if "interactions" in reading.names_flag else "item_id,title"
-    return (
-        f"If it is a row, name the columns in their order with {reading.names_flag} (such as {example}), and it counts "
-        "as one; if it does name them, repeat the names there"
-    )
 
 
 # What quotes mean
 
 
 def _surveys(text: Text, reading: Reading, separator: bytes) -> list[Survey]:
-    """The file in every dialect that it may be in."""
+    """The file in every dialect that it may be in, as far as they can differ."""
     given = reading.quote_of(text.path)
-    typed = [
-        _RECBOLE_NAME.fullmatch(name) for name in text.line(_first_line(text)[0]).decode("utf-8", "replace").split("\t")
-    ]
+    names = split_line(text.line(first_line(text)[0]), "none", separator, text.path)
     if given is not None:
         dialects = [given]
-    elif text.data.find(b'"') < 0 or separator == _STAND_IN or all(typed):
+    elif text.data.find(b'"') < 0 or separator == STAND_IN or is_recbole(names):
         dialects = ["none"]
     else:
-        dialects = ["none", "double"] + ["backslash"] * (text.data.find(b'\\"') >= 0)
+        dialects = ["double", "none"] + ["backslash"] * (text.data.find(b'\\"') >= 0)
     max_refused = 0
     if reading.bad_rows == "skip":
-        num_lines = 1 + sum(text.data[start:end].count(b"\n") for start, end in text.blocks(text.start))
-        max_refused = int(reading.bad_rows_limit * num_lines)
-    surveys, errors = [], []
+        max_refused = int(reading.bad_rows_limit * text.num_lines())
+    surveys: list[Survey] = []
+    errors = []
     for dialect in dialects:
         try:
-            surveys.append(survey(text, _layout(text, reading, dialect, separator), max_refused))
+            layout = find_layout(text, reading, dialect, separator)
+            has_line_each = len(surveys) == 1 and surveys[0].has_line_each and "backslash" not in dialects
+            if has_line_each and len(surveys[0].layout.names) == len(layout.names):
+                break  # without quotes the records would be the same
+            surveys.append(survey(text, layout, max_refused))
         except DataError as error:
             errors.append(error)
     if not surveys:
@@ -223,8 +110,10 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
     """The dialect to read. Raises DataError: none fits, or two that differ in more than the quotes around values."""
     limit = reading.bad_rows_limit if reading.bad_rows == "skip" else 0.0
     fits = [one for one in surveys if len(one.refused) <= limit * (one.records + len(one.refused))]
-    if not fits:
-        raise DataError(_unreadable(text, reading, surveys))
+    by_quotes = [one for one in surveys if one.layout.dialect != "none"]
+    fit_none_alone = by_quotes and all(one.layout.dialect == "none" for one in fits)
+    if not fits or (fit_none_alone and _has_quoted_values(text, fits[0])):
+        raise DataError(_unreadable(text, reading, by_quotes if fits else surveys))
     best = [one for one in fits if all(one.reads_all_of(other) for other in fits)]
     dialects = {one.layout.dialect for one in best}
     backslash = None
@@ -232,18 +121,32 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
         # Without quotes the values are the same where backslashes stand before quotes alone.
         backslash = re.search(rb'\\"' if "double" in dialects else rb'\\[^"]', text.data)
     if best and backslash is None:
-        return best[-1]  # of dialects that give the same records, the one that knows quotes
-    if backslash is not None:
-        line = text.line_number(backslash.start())
-        differing = best
+        chosen = next((one for one in best if one.layout.dialect != "none"), best[0])
+        if chosen.swallowed is None or reading.quote_of(text.path) is not None:
+            return chosen
+        line, differing = chosen.swallowed, [chosen]
+    elif backslash is not None:
+        line, differing = text.line_number(backslash.start()), best
     else:
         differing = next([a, b] for a in fits for b in fits if not a.reads_all_of(b))
         line = differing[0].first_difference(differing[1])
     ways = [f"--quote {one.layout.dialect} reads {one.records:,} records" for one in differing]
+    if len(ways) == 1:
+        ways.append("its quotes enclose many lines here that look like records")
     raise DataError(
-        f"{text.path}, line {line}: what quotes mean is not clear, and changes the rows: {', '.join(ways)}. Choose one "
-        f"of them; the line is {text.shown(text.line_at(line))}"
+        f"{text.path}, line {line}: what quotes mean is not clear, and changes the rows: {', '.join(ways)}. Choose "
+        f"with --quote; the line is {text.shown(text.line_at(line))}"
     )
+
+
+def _has_quoted_values(text: Text, one: Survey) -> bool:
+    """Whether most lines have a value in quotes, as where quotes are no part of the values."""
+    body = one.layout.body
+    lines = [line.strip(BLANKS) for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_LOOKED_AT]]
+    quoted = [
+        any(re.fullmatch(rb'".*"', field) for field in line.split(one.layout.separator)) for line in lines if line
+    ]
+    return sum(quoted) > len(quoted) / 2
 
 
 def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
@@ -251,10 +154,12 @@ def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
     if len(set(map(str, first))) == 1:
         message = f"{text.path}, {first[0]}"
     else:
-        ways = [f"--quote {one.layout.dialect}: {one.refused[0]}" for one in surveys]
-        message = f"{text.path}: cannot be read, whatever its quotes mean. {'; '.join(ways)}"
+        ways = [f"with --quote {one.layout.dialect}, {one.refused[0]}" for one in surveys]
+        message = f"{text.path} cannot be read, whatever its quotes mean: {'; '.join(ways)}"
     if reading.bad_rows == "skip":
         return f"{message}. More than {reading.bad_rows_limit:.2%} of the records are so (--bad_rows_limit)"
+    if reading.quote_of(text.path) is None and [one.layout.dialect for one in surveys] == ["double"]:
+        message += " (--quote none would take the quotes for parts of the values)"
     return f"{message}. {MEND}"
 
 

@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO
 
+import numpy as np
+
 from rearm_jax.errors import DataError
 
 BLOCK = 1 << 20  # bytes at a time
@@ -44,6 +46,7 @@ _NO_TEXT = {  # first bytes -> what the file is
     b"ARROW1": "Arrow (Feather): save it as Parquet",
     b"PAR1": "Parquet, inside a packing: unpack it",
     b"%PDF": "a PDF document",
+    b"<!doctype": "a page of HTML: was the download refused?",
     b"<!DOCTYPE": "a page of HTML: was the download refused?",
     b"<html": "a page of HTML: was the download refused?",
 }
@@ -83,6 +86,11 @@ class Text:
         """The number, from 1, of the line at an offset."""
         blocks = range(self.start, offset, BLOCK)
         return 1 + sum(self.data[block : min(block + BLOCK, offset)].count(b"\n") for block in blocks)
+
+    def num_lines(self) -> int:
+        """How many lines the file has; the last need not end in a newline."""
+        blocks = (np.frombuffer(self.data[start:end], np.uint8) for start, end in self.blocks(self.start))
+        return sum(int(np.count_nonzero(block == ord("\n"))) for block in blocks) + (self.data[-1:] != b"\n")
 
     def line_at(self, number: int) -> bytes:
         """The line of a number, from 1."""
@@ -124,7 +132,7 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
     unpacked = _unpacked(path)
     text = Text(path, path) if unpacked is None else _copy(path, unpacked)
     start = text.data[:BLOCK]
-    if kind := next((kind for magic, kind in _NO_TEXT.items() if start.startswith(magic)), None):
+    if kind := next((kind for magic, kind in _NO_TEXT.items() if start.lstrip().startswith(magic)), None):
         raise DataError(f"{path} is {kind}")
     if start[257:262] == b"ustar":
         raise DataError(f"{path} is a tar archive: unpack it")
@@ -140,7 +148,7 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
     elif broken:
         text.bad_utf8 = list(not_utf8(text) if tolerate else ())
         if not tolerate:
-            raise _refusal(text, next(not_utf8(text)))
+            raise encoding_error(text, next(not_utf8(text)))
     if text.data.find(b"\n") < 0 and text.data.find(b"\r") >= 0:  # an old Macintosh's
         text = text.copy([text.data[text.start :].replace(b"\r", b"\n")])
     if not any(text.data[first:last].strip(BLANKS) for first, last in text.blocks(text.start)):
@@ -224,7 +232,8 @@ def _is_utf8(block: bytes) -> bool:
     return True
 
 
-def _refusal(text: Text, offset: int) -> DataError:
+def encoding_error(text: Text, offset: int) -> DataError:
+    """What to say of the line at an offset, which is not UTF-8."""
     line = text.line(offset)
     readings = {name: line.decode(name, "replace").rstrip("\r\n")[:200] for name in ("cp1252", "latin-1")}
     return DataError(

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rearm_jax.config import PathParser, parse_flags
+from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError, DataError, RearmError
 from rearm_jax.experiment import Experiment, abstract_params, build_experiment
 from rearm_jax.inference.extras import import_extra

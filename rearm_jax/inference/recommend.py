@@ -7,7 +7,6 @@ interactions has a row all the same: its interest features are zero, and its rel
 
 import dataclasses
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -22,12 +21,9 @@ from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
 from rearm_jax.evaluation.scoring import Scores, dot_products, each_block, rank_block
+from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
 from rearm_jax.inference.new_items import NewItems, represent_new_items
 from rearm_jax.inference.trained import Trained
-
-Id = str | int
-UNKNOWN = ("refuse", "popular")
-_SHOWN = 5  # ids in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,19 +93,19 @@ def recommend(
       DataError: a user is unknown (under "refuse"), no item of `never` or of `exclude` is known, ids are of another
         kind, or a new item resembles no item of the catalogue.
     """
-    if unknown not in UNKNOWN:
-        raise ConfigError(f"unknown is {unknown!r}: must be one of {', '.join(UNKNOWN)}")
+    users = given_users(users)
+    check_options(k, unknown)
     dataset = trained.experiment.dataset
     items = _items(dataset, new_items)
     rows = {user: row for row, user in enumerate(dataset.labels.user_ids.tolist())}
-    users = list(rows) if users is None else _plain_ids(users, dataset.labels.user_ids, "user")
+    users = list(rows) if users is None else plain_ids(users, dataset.labels.user_ids, "user")
     if not users:
         raise DataError("no users are named; name one at least, or none at all for everybody")
     strangers = [user for user in users if user not in rows]
     if strangers and unknown == "refuse":
         raise DataError(
-            f"{len(strangers)} of {len(users)} users are not in the catalogue: {_some(strangers)}. Leave them out, or "
-            'let them have the most popular items (unknown="popular")'
+            f"{len(strangers)} of {len(users)} users are not in the catalogue: {some_ids(strangers)}. Leave them out, "
+            'or let them have the most popular items (unknown="popular")'
         )
     left_out = {row for row in _item_rows(never, items.ids) if row is not None}
     candidates = np.setdiff1d(np.arange(len(items.ids), dtype=np.int32), list(left_out))
@@ -200,12 +196,12 @@ def _item_rows(given: Sequence[Id], item_ids: np.ndarray) -> list[int | None]:
     if not len(given):
         return []
     row_of = {item: row for row, item in enumerate(item_ids.tolist())}
-    plain = _plain_ids(given, item_ids, "item")
+    plain = plain_ids(given, item_ids, "item")
     missing = list(dict.fromkeys(item for item in plain if item not in row_of))
     if missing and all(item not in row_of for item in plain):
-        raise DataError(f"none of the items to leave out is in the catalogue: {_some(missing)}. Check the list")
+        raise DataError(f"none of the items to leave out is in the catalogue: {some_ids(missing)}. Check the list")
     if missing:
-        logging.warning("%d items to leave out are not in the catalogue: %s", len(missing), _some(missing))
+        logging.warning("%d items to leave out are not in the catalogue: %s", len(missing), some_ids(missing))
     return [row_of.get(item) for item in plain]
 
 
@@ -214,7 +210,7 @@ def _pairs(
 ) -> tuple[np.ndarray, dict[Id, set[int]]]:
     """Rows of the pairs, int32 (n, 2); of users who are not in `rows`, user -> rows of items."""
     known, of_strangers = [], defaultdict(set)
-    users = _plain_ids([user for user, _ in exclude], user_ids, "user")
+    users = plain_ids([user for user, _ in exclude], user_ids, "user")
     for user, item in zip(users, _item_rows([item for _, item in exclude], item_ids), strict=True):
         if item is not None and user in rows:
             known.append((rows[user], item))
@@ -222,7 +218,7 @@ def _pairs(
             of_strangers[user].add(item)
     if strangers := list(of_strangers):
         logging.warning(
-            "%d users of the pairs to leave out are not in the catalogue: %s", len(strangers), _some(strangers)
+            "%d users of the pairs to leave out are not in the catalogue: %s", len(strangers), some_ids(strangers)
         )
     return np.array(known, np.int32).reshape(-1, 2), of_strangers
 
@@ -233,22 +229,3 @@ def _places_by_user(pairs: np.ndarray, candidates: np.ndarray, num_users: int) -
     place[candidates] = np.arange(len(candidates))
     pairs = np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1)
     return group_by_user(pairs[pairs[:, 1] >= 0], num_users)
-
-
-def _plain_ids(given: Sequence[Id], like: np.ndarray, what: str) -> list[Id]:
-    """Ids as Python's text or integers, whichever the catalogue's ids `like` are; "12" is the integer 12.
-
-    Raises:
-      DataError: an id is no integer where the catalogue's are.
-    """
-    if like.dtype.kind == "U":
-        return [str(one) for one in given]
-    wrong = [one for one in given if isinstance(one, bool) or not re.fullmatch("-?[0-9]{1,18}", str(one))]
-    if wrong:
-        raise DataError(f"{what}s of this catalogue are integers, and these are not: {_some(wrong)}")
-    return [int(one) for one in given]
-
-
-def _some(ids: list) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return ", ".join(repr(one) for one in ids[:_SHOWN]) + more

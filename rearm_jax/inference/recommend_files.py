@@ -18,10 +18,11 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.inference.arguments import Id
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.new_items import read_new_items
 from rearm_jax.inference.output import check_output_file, output_file
-from rearm_jax.inference.recommend import Id, Items, Lists, recommend
+from rearm_jax.inference.recommend import Items, Lists, recommend
 from rearm_jax.inference.trained import Trained
 
 FORMATS = ("jsonl", "csv", "parquet")

@@ -6,13 +6,13 @@ entries are all 1/k; and w_m weights that sum to 1:
 
     Z = mean over l = 0..L of A^l E,   H = S^L' E_I with S = sum over m of w_m B_m,
     score(u, i) = z_u . (z_i + h_i),
-    loss = BPR(z_u, z + h) + modality_weight * sum over m of BPR(z_u, W_m X_m + b_m)
+    loss = BPR(z_u, z + h) + modality_weight * sum over m of BPR(z_u, W_m X_m)
 
 with BPR(x_u, y) = mean over the batch's u, positives i, negatives j of -log sigmoid(x_u . y_i - x_u . y_j). An epoch
 keeps floor((1 - edge_dropout) n) of the n edges (see graphs/sampled.py). Evaluation has all edges.
 
-The published code is the same under both protocols, has two modalities, and trains the features together with what
-reads them, beginning at those of the data.
+The published code has two modalities, trains the features together with W (they begin as those of the data), and adds
+a bias to W_m X_m, which cancels in the difference. It knows no leak: both protocols are the same.
 """
 
 import math
@@ -145,13 +145,13 @@ class Model(Ranked):
         return self.feature_widths if self.modality_weight else ()
 
     def _projected(self, name: str, width: int, inputs: Inputs, items: Nodes) -> jax.Array:
-        """W_m X_m + b_m of the wanted items, float32 (b, d)."""
+        """W_m X_m of the wanted items, float32 (b, d)."""
         key = f"item_{name}_table"
         # Filled from the data by `initial_params`; zeros here keep the features out of the module.
         table: Any = (
             self.param(key, nn.initializers.zeros, (self.num_items, width)) if self.train_features else inputs[key]
         )
-        projection = torch_linear(self.embedding_dim, self.dtype, f"{name}_projection", fan_in=width)
+        projection = torch_linear(self.embedding_dim, self.dtype, f"{name}_projection", fan_in=width, use_bias=False)
         return projection(items.take(table)).astype(jnp.float32)
 
 

@@ -19,7 +19,12 @@ def id_init(scale: float, published: Callable) -> Callable:
 
 
 def torch_linear(
-    features: int, dtype: DTypeLike, name: str, kernel_init: Callable | None = None, fan_in: int = 0
+    features: int,
+    dtype: DTypeLike,
+    name: str,
+    kernel_init: Callable | None = None,
+    fan_in: int = 0,
+    use_bias: bool = True,
 ) -> nn.Dense:
     """A Dense layer initialised as PyTorch's Linear: weight and bias uniform in +-1/sqrt(fan_in).
 
@@ -28,7 +33,8 @@ def torch_linear(
       dtype: of the product; parameters are float32 and so is the sum inside it.
       name: of the layer.
       kernel_init: replaces the weight's initialiser.
-      fan_in: input width, for the bias.
+      fan_in: input width, for the uniform initialiser.
+      use_bias: whether there is a bias.
     """
     bound = fan_in**-0.5
 
@@ -37,7 +43,13 @@ def torch_linear(
 
     kernel_init = kernel_init or uniform
     return nn.Dense(
-        features, dtype=dtype, name=name, kernel_init=kernel_init, bias_init=uniform, dot_general=_dense_product
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        name=name,
+        kernel_init=kernel_init,
+        bias_init=uniform,
+        dot_general=_dense_product,
     )
 
 

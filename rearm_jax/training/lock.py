@@ -27,7 +27,7 @@ from absl import logging
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.training.records import from_process_0
-from rearm_jax.training.run_path import in_bucket, run_path
+from rearm_jax.training.run_path import in_bucket, reached, run_path
 from rearm_jax.training.writer import replace_file
 
 LOCK_FILE = "training.lock"
@@ -96,19 +96,14 @@ class RunLock:
 
     def _acquire(self) -> None:
         try:
-            if not in_bucket(self._path):
-                self._made = _make_folder(os.path.abspath(self._folder))
-                self._file = self._lock_by_system()
-            self._refuse_if_held()
-            self._sign()
-            if other := self._other_holder():
-                raise CheckpointError(f"{self._folder} is being trained by {_who(other)}. {_REMEDY}")
-        except OSError as error:
-            self._release()
-            raise CheckpointError(
-                f"{self._folder} cannot be locked for this training: {error}. See that the disk has room and the "
-                "folder is writable"
-            ) from error
+            with reached(self._folder):
+                if not in_bucket(self._folder):
+                    self._made = _make_folder(os.path.abspath(self._folder))
+                    self._file = self._lock_by_system()
+                self._refuse_if_held()
+                self._sign()
+                if other := self._other_holder():
+                    raise CheckpointError(f"{self._folder} is being trained by {_who(other)}. {_REMEDY}")
         except CheckpointError:
             self._release()
             raise
@@ -169,9 +164,11 @@ class RunLock:
         self._released.set()
         if self._beats is not None:
             self._beats.join()
-        with contextlib.suppress(OSError):
+        try:
             if (self._file is not None or self._beats) and not self._other_holder():
-                self._path.unlink()
+                self._path.unlink(missing_ok=True)
+        except Exception as error:  # of a bucket every kind
+            logging.warning("%s cannot be removed: %s: %s", self._path, type(error).__name__, error)
         if self._file is not None:
             os.close(self._file)
         with contextlib.suppress(OSError):

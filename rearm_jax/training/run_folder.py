@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rearm_jax.config import differences, from_json, resolve, to_json
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.training.checkpoint import checkpoint_directory
-from rearm_jax.training.run_path import run_path
+from rearm_jax.training.run_path import reached, run_path
 from rearm_jax.training.writer import EVENTS_PREFIX, METRICS_FILE, replace_file, write_json
 
 CONFIG_FILE = "config.json"
@@ -25,12 +25,14 @@ def saved_config(workdir: str | os.PathLike) -> ConfigDict:
       ConfigError: its config.json is damaged; the message names it.
     """
     path = run_path(workdir) / CONFIG_FILE
-    if not path.exists():
-        raise CheckpointError(
-            f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check --workdir"
-        )
+    with reached(run_path(workdir)):
+        if not path.exists():
+            raise CheckpointError(
+                f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check --workdir"
+            )
+        content = path.read_bytes()
     try:
-        return from_json(path.read_text())
+        return from_json(content.decode())
     except (ConfigError, ValueError) as error:  # ValueError: it is no UTF-8
         raise ConfigError(f"{path} is damaged or of another version: {error}") from error
 

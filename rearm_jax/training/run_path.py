@@ -9,7 +9,7 @@ from typing import Any
 
 from etils.epath import gpath
 
-from rearm_jax.errors import CheckpointError
+from rearm_jax.errors import CheckpointError, RearmError
 
 _ADDRESSES = ("gs", "s3", "az", "hf")  # that etils knows
 _OPEN_FOLDERS = "/proc/self/fd"  # of Linux: has an entry for each folder that this process has open
@@ -45,6 +45,23 @@ def run_path(workdir: str | os.PathLike) -> RunPath:
 def in_bucket(path: RunPath) -> bool:
     """Whether the path is the address of a bucket, whose objects cannot be appended to or locked."""
     return "://" in str(path)
+
+
+@contextlib.contextmanager
+def reached(folder: RunPath) -> Iterator[None]:
+    """Turns what keeps the body from reading or writing in a run folder into a CheckpointError."""
+    try:
+        yield
+    except RearmError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError) or in_bucket(folder)):
+            raise
+        # Of a bucket: a package that is missing, credentials, the network.
+        reason = f"{type(error).__name__}: {error}" if in_bucket(folder) else str(error)
+        raise CheckpointError(
+            f"{folder} cannot be read or written: {reason}. See that the folder may be used and the disk has room"
+        ) from error
 
 
 @contextlib.contextmanager

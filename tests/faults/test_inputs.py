@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from rearm_jax.config import check_config, from_json, parse_flags, to_json
+from rearm_jax.command_line import parse_flags
+from rearm_jax.config import check_config, from_json, to_json
 from rearm_jax.data.dataset import load_dataset
 from rearm_jax.default import declared
 from rearm_jax.errors import CheckpointError, ConfigError, DataError

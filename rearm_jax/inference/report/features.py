@@ -10,6 +10,7 @@ The paper's figure shows the two kinds of features before and after training. He
 """
 
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -132,7 +133,7 @@ def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[
 def _shown(model: Recommender, params: Mapping, inputs: Inputs) -> dict:
     """What the model's forward pass sows for the report, in its order."""
     _, state = model.apply({"params": params}, inputs, mutable=["shown"])
-    return {name: sown for name, (sown,) in state["shown"].items()}
+    return OrderedDict((name, sown) for name, (sown,) in state["shown"].items())  # jit sorts the names of a dict
 
 
 def _with_prefix(shown: Mapping, prefix: str) -> dict:

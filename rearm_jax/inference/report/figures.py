@@ -94,12 +94,15 @@ def attention(before: Sequence[AttentionBlock], after: Sequence[AttentionBlock],
 
 
 def degrees(sides: Sequence[GraphSide]) -> Drawing:
-    """Degree distributions of the graphs, a panel for each."""
-    users, items, *relations = sides
-    groups = [("User-item", "train interactions, at least", {"users": users, "items": items})]
-    for side in relations:
-        nodes = "users" if side.name.startswith("user") else "items"
-        groups.append((side.name.capitalize(), f"other {nodes} that list it, at least", {nodes: side}))
+    """Degree distributions, of the user-item graph in one panel; `sides` are those of `graph_sides`."""
+    interactions, relations = sides[:2], sides[2:]
+    groups = [
+        ("User-item", "train interactions, at least", {side.nodes: side for side in interactions}),
+        *(
+            (side.name.capitalize(), f"other {side.nodes} that list it, at least", {side.nodes: side})
+            for side in relations
+        ),
+    ]
     panels = tuple(
         partial(_survival, title=title, x_label=x_label, degrees={name: side.degrees for name, side in lines.items()})
         for title, x_label, lines in groups

@@ -49,6 +49,7 @@ class GraphSide(NamedTuple):
 
     Attributes:
       name: of the graph, and of the nodes where it has two kinds.
+      nodes: "users" or "items".
       num_entries: stored entries of the adjacency that belong to these nodes.
       degrees: int (n,). In the user-item graph, train interactions; in the others, how many other nodes have the node
         among their neighbours.
@@ -56,6 +57,7 @@ class GraphSide(NamedTuple):
     """
 
     name: str
+    nodes: str
     num_entries: int
     degrees: np.ndarray
     num_isolated: int
@@ -146,9 +148,9 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
 def graph_sides(dataset: Dataset, inputs: Inputs) -> list[GraphSide]:
     """Statistics of the graphs that the model reads, the user-item graph once for users and once for items."""
     sides = []
-    for column, (name, size) in enumerate((("users", dataset.num_users), ("items", dataset.num_items))):
+    for column, (nodes, size) in enumerate((("users", dataset.num_users), ("items", dataset.num_items))):
         degrees = np.bincount(dataset.train[:, column], minlength=size)
-        sides.append(GraphSide(f"user-item, {name}", len(dataset.train), degrees, int((degrees == 0).sum())))
+        sides.append(GraphSide(f"user-item, {nodes}", nodes, len(dataset.train), degrees, int((degrees == 0).sum())))
     relations = {n: graph for n, graph in inputs.items() if isinstance(graph, Adjacency) and len(graph.nodes) == 1}
     return [*sides, *(_relation(name.replace("_", "-"), graph) for name, graph in relations.items())]
 
@@ -192,7 +194,7 @@ def _relation(name: str, adjacency: Adjacency) -> GraphSide:
     joins = rows != columns
     degrees = np.bincount(columns[joins], minlength=n)
     isolated = (degrees == 0) & (np.bincount(rows[joins], minlength=n) == 0)
-    return GraphSide(name, len(rows), degrees, int(isolated.sum()))
+    return GraphSide(name, f"{adjacency.nodes[0]}s", len(rows), degrees, int(isolated.sum()))
 
 
 def _count(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
