@@ -1,4 +1,4 @@
-"""The README's picture of a comparison: python -m benchmarks.plot benchmarks/results/NAME.json docs/speed.svg"""
+"""The picture of docs/speed.md: python -m benchmarks.plot benchmarks/results/NAME.json docs/speed.svg"""
 
 import json
 import sys

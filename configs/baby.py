@@ -4,7 +4,8 @@
 
 Data: data/baby with train.npy, valid.npy, test.npy, image_feat.npy (4096 wide) and text_feat.npy (384 wide),
 downloaded on the first run (by hand: python -m rearm_jax.data.download baby).
-Running time and scores: see the README.
+Time: 41 s an epoch on 2 cores of an AMD EPYC, measured with random features of these widths (docs/speed.md).
+Score: not measured: features not at hand.
 """
 
 from ml_collections import ConfigDict

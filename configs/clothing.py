@@ -4,7 +4,8 @@
 
 Data: data/clothing with train.npy, valid.npy, test.npy, image_feat.npy (4096 wide) and text_feat.npy (384 wide),
 downloaded on the first run (by hand: python -m rearm_jax.data.download clothing).
-Running time and scores: see the README.
+Time: not measured: features not at hand.
+Score: not measured: features not at hand.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,12 @@
 """MovieLens-100K as a catalogue of one's own: titles and genres as texts; examples/own_data.sh prepares the data.
 
-    examples/own_data.sh     # prepares the data, trains with this config, and goes on to recommendations and a report
+    PYTHON=.venv/bin/python examples/own_data.sh      prepares the data, trains with this config, and recommends
+    python -m rearm_jax.main --config=configs/movielens.py --config.data.root=FOLDER --workdir=runs/movielens
 
 Data: what rearm_jax.data.prepare makes of it, with features of titles and genres (384 wide each).
 Settings: the best of four by Recall@20 on validation, one seed.
+Time: TIME.
+Score: test Recall@20 MEAN +- SD (five seeds; docs/results.md).
 """
 
 from ml_collections import ConfigDict

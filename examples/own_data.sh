@@ -3,7 +3,7 @@
 #
 #   examples/own_data.sh [FOLDER]      everything is written below FOLDER (default: runs/own_data)
 #
-# Needs the extras encode, export and report: pip install '.[encode,export,faiss,report]'. PYTHON names the interpreter.
+# Needs extras: .venv/bin/pip install '.[encode,export,faiss,report]', then PYTHON=.venv/bin/python examples/own_data.sh
 # A finished step is not done again; delete FOLDER to start anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,8 +24,8 @@ fi
 #    genres become two modalities, by the text encoder that the field uses.
 if [ ! -d "$folder/data" ]; then
   "$python" -m rearm_jax.data.prepare --interactions "$raw/ml-100k.inter" --items "$raw/ml-100k.item" \
-    --text text=movie_title --text genres=class --name-column movie_title,release_year \
-    --min-rating 4 --k-core 5 --split time --out "$folder/data"
+    --text text=movie_title --text genres=class --name_column movie_title,release_year \
+    --min_rating 4 --k_core 5 --split time --out "$folder/data"
 fi
 
 # 3. Train, and evaluate the best checkpoint again.

@@ -1,23 +1,38 @@
-"""How settings are checked against what default.py and the model declare, saved, compared, and read from flags.
+"""How settings are checked against what default.py and the model declare, saved and compared.
 
 An int is accepted where a float is meant (`--config.loss.temperature=1`) and saved as a float; a bool is no number, a
-float no int. A config has the settings of one model; those of others are refused, or left out where it was made for
-another one.
+float no int. A config has the settings of one model, and of one fitted model beside it if `residual.model` names one;
+those of others are refused, or left out where it was made for another one.
 """
 
+import contextlib
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from absl import flags, logging
+from absl import logging
 from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
 
 from rearm_jax import models
-from rearm_jax.default import MAY_DIFFER, SETTINGS, added_later, declared, joint_rules, nest
-from rearm_jax.errors import ConfigError, RearmError
-from rearm_jax.settings import Rule, Setting
+from rearm_jax.default import (
+    MAY_DIFFER,
+    SETTINGS,
+    added_later,
+    chosen,
+    declarations,
+    declared_by,
+    defaults,
+    joint_rules,
+    nest,
+    residual_settings,
+    settings_of_others,
+)
+from rearm_jax.errors import ConfigError
+from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
+
+_LONGEST = 200  # characters of a value in a message
 
 
 def check_config(config: ConfigDict) -> None:
@@ -26,8 +41,7 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       ConfigError: names every such field, its value and what is allowed, one a line.
     """
-    check_type(config)
-    _check(_flatten(config))
+    _check(_values(config))
 
 
 def for_its_model(config: ConfigDict) -> ConfigDict:
@@ -40,46 +54,54 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
     Raises:
       ConfigError: a setting of another model was changed; or see `check_config`.
     """
-    check_type(config)
-    values = _flatten(config)
+    values = _values(config)
     foreign = _foreign(values)
     untouched = {name for name in foreign if values[name] in foreign[name]}
     if foreign.keys() == untouched:  # else `_check` names those that were changed
         values = {name: value for name, value in values.items() if name not in untouched}
-        if untouched:
-            own = models.find(values["model.name"]).settings
-            values = {name: setting.default for name, setting in own.items()} | values
+        model, residual = chosen(values)
+        if model and untouched:
+            values = defaults(models.find(model).settings) | values
+        beside = residual_settings(residual)
+        if untouched or not beside.keys() & values.keys():
+            values = defaults(beside) | values
     _check(values)
-    return ConfigDict(_with_kinds(values)).lock()
+    return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
-def check_type(config: Any) -> None:
-    """Raises ConfigError unless the config is a ConfigDict."""
+def _values(config: Any) -> dict[str, Any]:
+    """The fields of a config; raises ConfigError unless it is a ConfigDict whose fields all have values."""
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"the configuration must be a ConfigDict, found {type(config).__name__}")
+        raise ConfigError(
+            f"config = {shown(config)}: must be a ConfigDict, found {type(config).__name__}; did you mean "
+            "default_config(), with fields changed?"
+        )
+    try:
+        return flatten(config)
+    except RequiredValueError as error:
+        raise ConfigError(f"a field of the config has no value yet: {error}") from error
 
 
-def with_model(config: ConfigDict, name: str) -> ConfigDict:
-    """What a config file gives to a run with the model `name`: its settings of other models are left out, with a word
-    in the log. Where the file is for another model, the model's own settings have their defaults.
+def with_model(config: ConfigDict, name: str, residual: str = "") -> ConfigDict:
+    """What a config file gives to a run with the model `name` and the fitted model `residual` beside it: its settings
+    of other models are left out, with a word in the log. Where the file is for another model, the model's own settings
+    have their defaults; so have those of another fitted model.
 
     Raises:
       ConfigError: there is no such model.
     """
-    values = _flatten(config)
-    own = {field: setting.default for field, setting in models.find(name).settings.items()}
-    others = _settings_of_others(name)
+    values = flatten(config)
+    own, beside = defaults(models.find(name).settings), defaults(residual_settings(residual))
+    others = settings_of_others(name, residual)
+    switched = own if values.get("model.name") != name else {}
+    switched = switched | (beside if values.get("residual.model", "") != residual else {})
     left_out = [field for field in values if field in others and values[field] not in others[field]]
-    if values.get("model.name") != name:
-        switched = [field for field in own if field in values and _was_set(values, field)]
-        left_out += switched
-        kept = {field: value for field, value in values.items() if field not in own}
-    else:
-        kept = values
+    left_out += [field for field in switched if field in values and _was_set(values, field)]
     if left_out:
         logging.info("model %s: left out of the config file, as set for another model: %s", name, ", ".join(left_out))
-    kept = {field: value for field, value in kept.items() if field not in others}
-    return ConfigDict(nest(own | kept | {"model.name": name})).lock()
+    kept = {field: value for field, value in values.items() if field not in others and field not in switched}
+    named = {"model.name": name, "residual.model": residual}
+    return ConfigDict(nest(own | beside | kept | named)).lock()
 
 
 def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> None:
@@ -89,8 +111,8 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
       ConfigError: names every such field, its value and the limit, one a line.
     """
     limits = {"users": num_users, "items": num_items}
-    values, problems = _flatten(config), []
-    for name, setting in declared(config.model.name).items():
+    values, problems = flatten(config), []
+    for name, setting in declared_by(values).items():
         numbers = values[name] if setting.rule.many else (values[name],)
         problems += [
             f"{name} = {number}: too large, the data has {limits[setting.at_most]} {setting.at_most}"
@@ -100,14 +122,23 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     _raise_if_any(problems)
 
 
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The settings as a run has them and saves them, locked: modality weights of () are equal shares.
+
+    Raises:
+      ConfigError: see `check_config`.
+    """
+    return from_json(to_json(config))
+
+
 def to_json(config: ConfigDict) -> str:
-    """The settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
+    """The resolved settings as sorted, indented JSON: tuples as lists, an int in a float field as a float.
 
     Raises:
       ConfigError: see `check_config`.
     """
     check_config(config)
-    return json.dumps(_with_kinds(_flatten(config)), indent=2, sort_keys=True)
+    return json.dumps(_with_kinds(_resolved(flatten(config))), indent=2, sort_keys=True)
 
 
 def from_json(text: str) -> ConfigDict:
@@ -120,93 +151,52 @@ def from_json(text: str) -> ConfigDict:
       ConfigError: the text is not a JSON object, or see `check_config`.
     """
     try:
-        values = _flatten(json.loads(text))
+        values = flatten(json.loads(text))
     except (ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(f"the saved configuration is not a JSON object: {error}") from error
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    if values.get("model.name") in models.names():
-        others = _settings_of_others(values["model.name"])
+    model, residual = chosen(values)
+    if model:
+        others = settings_of_others(model, residual)
         values = {name: value for name, value in values.items() if name not in others}
-        values = added_later(values["model.name"]) | values
+        values = added_later(model) | values
     _check(values)
-    return ConfigDict(_with_kinds(values)).lock()
+    return ConfigDict(_with_kinds(_resolved(values))).lock()
 
 
 def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
     """Dotted names of the fields in which two checked configs differ, but for MAY_DIFFER, in the declared order."""
-    if saved.model.name != current.model.name:
-        return ["model.name"]
-    saved, current = _flatten(saved), _flatten(current)
-    return [n for n in declared(current["model.name"]) if n not in MAY_DIFFER and saved[n] != current[n]]
+    saved, current = _resolved(flatten(saved)), _resolved(flatten(current))
+    for name in ("model.name", "residual.model"):
+        if saved[name] != current[name]:
+            return [name]
+    return [n for n in declared_by(current) if n not in MAY_DIFFER and saved[n] != current[n]]
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line and checks the config: `app.run(main, flags_parser=parse_flags)`, with a flag `config`.
-
-    absl and ml_collections show a traceback, or no field name, for many mistakes. Here each is a ConfigError. `argv` is
-    sys.argv, where ml_collections looks for the overrides, whatever absl is given. Returns argv without the flags.
-    """
-    flag = flags.FLAGS["config"]
-    inner = flag.parser.inner if isinstance(flag.parser, _ForModel) else flag.parser
-    flag.parser = _ForModel(inner, argv)
+def shown(value: Any) -> str:
+    """A value in one line of a message, cut where it is long."""
     try:
-        remaining = flags.FLAGS(argv)
-        if flags.FLAGS.config is not None:
-            flags.FLAGS.config.items()  # a file that was not found raises only when it is used
-            check_config(flags.FLAGS.config)
-        return remaining
-    except RearmError:
-        raise
-    except flags.UnrecognizedFlagError as error:
-        hint = "; give --config=FILE, too" if error.flagname.startswith("config.") else ""
-        raise ConfigError(f"{error}{hint}") from error
-    except flags.Error as error:
-        first, *rest = str(error).splitlines()  # a mistake in the config file brings its traceback along
-        field = re.match(r"flag --config\.([\w.]+)=", first)
-        everything = _everything()
-        allowed = f"; must be {everything[field[1]].rule.allowed}" if field and field[1] in everything else ""
-        raise ConfigError(" ".join([first, *rest[-1:]]) + allowed) from error
-    except Exception as error:  # a config file is a program: anything can go wrong in it
-        given = next((argument for argument in argv if re.match("--?config=", argument)), "--config")
-        reason = str(error).strip().rpartition("\n")[2].strip()
-        raise ConfigError(f"{given}: {type(error).__name__}: {reason}") from error
+        text = " ".join(repr(value).split())
+    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-class _ForModel(flags.ArgumentParser):
-    """Reads a config file for the model that the command line or the file names, before the overrides are read."""
-
-    def __init__(self, inner: flags.ArgumentParser, argv: list[str]):
-        self.inner, self._argv = inner, argv
-
-    def parse(self, argument: str) -> ConfigDict:
-        config = self.inner.parse(argument)
-        values = _flatten(config)  # a file that was not found raises only when it is used
-        named = [m[1] for m in map(re.compile(r"--?config\.model\.name=(.*)").fullmatch, self._argv[1:]) if m]
-        model: Any = named[-1] if named else values.get("model.name")
-        overrides = [m[1] for m in map(re.compile(r"--?(?:no)?config\.([^=]+)").match, self._argv[1:]) if m]
-        settings = declared(model) if model in models.names() else SETTINGS
-        _raise_if_any([_unknown(name, model, settings) for name in overrides if name not in settings])
-        return with_model(config, model) if model in models.names() else config
-
-    def flag_type(self) -> str:
-        return self.inner.flag_type()
+def check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises ConfigError for names that are no settings of a run with the models that the values name."""
+    settings = declared_by(values)
+    _raise_if_any([_unknown(name, values, settings) for name in names if name not in settings])
 
 
 def _check(values: Mapping[str, Any]) -> None:
     """Raises ConfigError with all problems of the flattened settings."""
-    model: Any = values.get("model.name")
-    known = isinstance(model, str) and model in models.names()
-    settings = declared(model) if known else SETTINGS
+    known, _ = chosen(values)
+    settings = declared_by(values)
     good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
-    problems = _name_problems(values, model, settings) if known else []
-    problems += [
-        f"{name} = {values[name]!r}: must be {setting.rule.allowed}"
-        for name, setting in settings.items()
-        if name in values and name not in good
-    ]
-    if not known and "model.name" not in values:
-        problems.append(f"model.name: missing; must be {SETTINGS['model.name'].rule.allowed}")
-    for rule in joint_rules(model) if known else ():
+    problems = _name_problems(values, settings, settings if known else everything())
+    bad = [name for name in settings if name in values and name not in good]
+    problems += [_refusal(name, values[name], settings[name].rule) for name in bad]
+    for rule in joint_rules(known) if known else ():
         if rule.name in good and rule.other in good and not rule.fits(good[rule.name], good[rule.other]):
             problems.append(
                 f"{rule.name} = {good[rule.name]!r}: must be {rule.allowed} ({rule.other} = {good[rule.other]!r})"
@@ -229,53 +219,62 @@ def _possible(value: Any, rule: Rule) -> bool:
     )
 
 
-def _name_problems(values: Mapping[str, Any], model: str, settings: Mapping[str, Setting]) -> list[str]:
-    unknown = [name for name in values if name not in settings]
+def _refusal(name: str, value: Any, rule: Rule) -> str:
+    """The line of the message for a value that is not possible, with one that may have been meant."""
+    near: list[Any] = difflib.get_close_matches(str(value), rule.choices, n=1) if isinstance(value, str) else []
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of numpy
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if rule.many:
+            near.append(tuple(plain) if isinstance(plain, (list, set)) else (plain,))
+        elif rule.kind is bool:
+            near.append({"true": True, "1": True, "false": False, "0": False}.get(str(plain).lower()))
+        elif rule.kind in (int, float):
+            number = rule.kind(plain)
+            near += [number] if isinstance(plain, str) or number == plain else []  # 3.0 is 3, and 2.5 no integer
+    meant = next((f"; did you mean {one!r}?" for one in near if _possible(one, rule)), "")
+    return f"{name} = {shown(value)}: must be {rule.allowed}{meant}"
+
+
+def _name_problems(values: Mapping[str, Any], needed: Mapping[str, Setting], known: Mapping[str, Setting]) -> list[str]:
+    unknown = [name for name in values if name not in known]
     replaced = tuple(f"{name}." for name in unknown)  # a value in the place of a section is one problem, not many
-    missing = [name for name in settings if name not in values and not name.startswith(replaced)]
-    problems = [_unknown(name, model, settings) for name in unknown]
-    return problems + [f"{name}: missing; must be {settings[name].rule.allowed}" for name in missing]
+    missing = [name for name in needed if name not in values and not name.startswith(replaced)]
+    problems = [_unknown(name, values, known) for name in unknown]
+    return problems + [f"{name}: missing; must be {needed[name].rule.allowed}" for name in missing]
 
 
-def _unknown(name: str, model: str, settings: Mapping[str, Setting]) -> str:
+def _unknown(name: str, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> str:
     if name in _sections(settings):
         return f"{name}: is a section, not a field; give its fields one by one"
-    owners = [other for other in models.names() if name in models.find(other).settings]
+    chooser = "residual.model" if name.startswith("residual.") else "model.name"
+    owners = [model for key, model, own in declarations() if key == chooser and name in own]
     same_leaf = [field for field in settings if field.split(".")[-1] == name.split(".")[-1]]
     close = same_leaf or difflib.get_close_matches(name, settings, n=1)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     if owners:
-        return f"{name}: is a setting of {', '.join(owners)}, and model.name is {model}{hint}"
+        return f"{name}: is a setting of {', '.join(owners)}, and {chooser} is {values.get(chooser) or 'none'}{hint}"
     return f"{name}: unknown field{hint}"
-
-
-def _settings_of_others(model: str) -> dict[str, list]:
-    """Fields that other models declare and this one has not -> their defaults there."""
-    own, others = declared(model), dict[str, list]()
-    for other in models.names():
-        for name, setting in models.find(other).settings.items():
-            if name not in own:
-                others.setdefault(name, []).append(setting.default)
-    return others
 
 
 def _foreign(values: Mapping[str, Any]) -> dict[str, list]:
     """The fields that are of other models than the one that is named."""
-    if values.get("model.name") not in models.names():
+    model, residual = chosen(values)
+    if not model:
         return {}
-    return {name: defaults for name, defaults in _settings_of_others(values["model.name"]).items() if name in values}
+    return {name: others for name, others in settings_of_others(model, residual).items() if name in values}
 
 
 def _was_set(values: Mapping[str, Any], name: str) -> bool:
     """Whether a field has another value than the default of the model that the values are for."""
-    model = values.get("model.name")
-    return model not in models.names() or name not in declared(model) or values[name] != declared(model)[name].default
+    settings = declared_by(values)
+    return name not in settings or values[name] != settings[name].default
 
 
-def _everything() -> dict[str, Setting]:
+def everything() -> dict[str, Setting]:
+    """Every setting that any run can have, by dotted name."""
     settings = dict(SETTINGS)
-    for model in models.names():
-        settings |= {name: s for name, s in models.find(model).settings.items() if name not in settings}
+    for _, _, more in declarations():
+        settings |= {name: setting for name, setting in more.items() if name not in settings}
     return settings
 
 
@@ -284,21 +283,28 @@ def _sections(settings: Iterable[str]) -> set[str]:
     return {name[:end] for name in settings for end, letter in enumerate(name) if letter == "."}
 
 
-def _flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str] | None = None) -> dict[str, Any]:
+def flatten(section: Mapping | ConfigDict, prefix: str = "", sections: set[str] | None = None) -> dict[str, Any]:
     """Dotted name -> value; whatever is not a section is a value."""
     values: dict[str, Any] = {}
-    sections = _sections(_everything()) if sections is None else sections
+    sections = _sections(everything()) if sections is None else sections
     for key, value in section.items():
         name = f"{prefix}{key}"
         value = value.to_dict() if isinstance(value, ConfigDict) else value  # a ConfigDict's repr has many lines
         is_section = isinstance(value, dict) and name in sections
-        values |= _flatten(value, f"{name}.", sections) if is_section else {name: value}
+        values |= flatten(value, f"{name}.", sections) if is_section else {name: value}
     return values
+
+
+def _resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked values, open ones filled in."""
+    settings, count = declared_by(values), len(values["data.modalities"])
+    open_weights = [name for name, setting in settings.items() if setting.rule is MODALITY_WEIGHTS]
+    return {**values, **{name: modality_weights(values[name], count) for name in open_weights}}
 
 
 def _with_kinds(values: Mapping[str, Any]) -> dict[str, Any]:
     """Checked values, nested; every number becomes of the kind that its rule names."""
-    typed, settings = {}, declared(values["model.name"])
+    typed, settings = {}, declared_by(values)
     for name, value in values.items():
         rule = settings[name].rule
         typed[name] = tuple(map(rule.kind, value)) if rule.many else rule.kind(value)

@@ -1,29 +1,41 @@
 """The settings of every run, whatever the model; a model's own stand beside it (rearm_jax/models/).
 
+A fitted model can stand beside one that learns: `residual.model` names it, and its settings are there under `residual.`
+as they are under `model.` where it stands alone.
+
 `tuple` fields are overridden as `--config.data.modalities='("image","audio")'`; every other field as
 `--config.model.rank=7`.
 """
 
 import operator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rearm_jax import models
+from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.settings import (
     CUT_OFFS,
     METRIC,
     MODALITIES,
     NOT_NEGATIVE,
+    PATH,
     POSITIVE,
+    RESIDUAL_WEIGHTS,
     SWITCH,
-    TEXT,
     JointRule,
     Rule,
     Setting,
     choice,
     integer,
 )
+
+
+def is_fitted(model: str) -> bool:
+    """Whether there is a model of this name, and it is one in closed form."""
+    return model in models.names() and issubclass(models.find(model), Fitted)
+
 
 SETTINGS = {
     "protocol": Setting(
@@ -48,8 +60,14 @@ SETTINGS = {
         'on several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices',
     ),
     "compute_dtype": Setting("float32", choice("float32", "bfloat16"), "of the dense layers (sums stay float32)"),
+    "matmul_precision": Setting(
+        "highest",
+        choice("highest", "high", "default"),
+        "of float32 products off the CPU: as float32 (six passes of bfloat16 on a TPU), of three passes or in TF32, "
+        "or what the device does fastest; see docs/determinism.md",
+    ),
     "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
-    "data.root": Setting("", TEXT, "folder of the data, in one of the layouts of docs/own-data.md"),
+    "data.root": Setting("", PATH, "folder of the data, in one of the layouts of docs/own-data.md"),
     "data.name": Setting(
         "", choice("", "baby", "sports", "clothing"), "the data set to download where root is missing"
     ),
@@ -66,15 +84,41 @@ SETTINGS = {
         ("image", "text"), MODALITIES, "planted; data.modalities says which of them are seen"
     ),
     "data.synthetic.seed": Setting(0, integer(0), "of the synthetic data"),
-    "graph.cache_dir": Setting(".cache/graphs", TEXT, 'built graphs are kept here; "" switches the cache off'),
+    "graph.cache_dir": Setting(".cache/graphs", PATH, 'built graphs are kept here; "" switches the cache off'),
     "model.name": Setting(
         "rearm",
-        Rule(str, "the name of a model: " + ", ".join(models.names()), lambda name: name in models.names()),
+        Rule(
+            str,
+            "the name of a model: " + ", ".join(models.names()),
+            lambda name: name in models.names(),
+            choices=models.names(),
+        ),
         "which model",
+    ),
+    "residual.model": Setting(
+        "",
+        Rule(
+            str,
+            '"", or the name of a fitted model: ' + ", ".join(filter(is_fitted, models.names())),
+            lambda name: name == "" or is_fitted(name),
+        ),
+        "fitted model whose score is added to the model's own, both z-scored for each user; its settings follow, as "
+        "`residual.` in place of `model.`",
+    ),
+    "residual.weights": Setting(
+        (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0),
+        RESIDUAL_WEIGHTS,
+        "of the fitted model's score; the best by evaluation.metric on validation is kept",
     ),
     "evaluation.ks": Setting((5, 10, 20, 50), CUT_OFFS, "cut-offs of the ranking metrics", "items"),
     "evaluation.metric": Setting("recall@20", METRIC, "validation metric that picks the best checkpoint"),
     "evaluation.block_size": Setting(1024, integer(1), "users ranked at a time on one device"),
+    "checkpoints.keep": Setting(
+        "whole",
+        choice("whole", "params"),
+        'of the best step, once it is not among the latest two: "whole", or "params" (a third of the disk, but '
+        "training cannot go back to it)",
+    ),
     "log.progress": Setting(True, SWITCH, "progress bar (lines when stderr is not a terminal)"),
     "log.tensorboard": Setting(True, SWITCH, "TensorBoard events in the run folder"),
 }
@@ -105,12 +149,19 @@ JOINT_RULES = (
         "less than the decay",
         lambda w, decay: w < decay or not decay,
     ),
+    JointRule(
+        "residual.model",
+        "model.name",
+        '"" beside a model that is fitted itself',
+        lambda residual, name: residual == "" or not is_fitted(name),
+    ),
 )
 
 # What a resumed run may change, because no training step depends on it.
 MAY_DIFFER = (
     "num_epochs",  # how long: a finished run can be trained on
     "patience",  # how long
+    "checkpoints.keep",  # how much disk
     "log.progress",  # how loudly
     "log.tensorboard",  # how loudly
     "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
@@ -122,12 +173,71 @@ MAY_DIFFER = (
 )
 
 # Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
-ADDED_LATER = {"data.name": "", "data.download": True}
+# (On the CPU, where they were run, the products are float32 at every precision.)
+ADDED_LATER = {
+    "data.name": "",
+    "data.download": True,
+    "matmul_precision": "highest",
+    "checkpoints.keep": "whole",
+    "residual.model": "",
+    "residual.weights": SETTINGS["residual.weights"].default,
+}
 
 
-def declared(model: str) -> dict[str, Setting]:
-    """Every setting of a run with this model, by dotted name; what a model declares goes before what stands here."""
-    return SETTINGS | dict(models.find(model).settings)
+def declared(model: str, residual: str = "") -> dict[str, Setting]:
+    """Every setting of a run, by dotted name; what a model declares goes before what stands here.
+
+    Args:
+      model: `model.name`.
+      residual: `residual.model`.
+    """
+    return SETTINGS | dict(models.find(model).settings) | residual_settings(residual)
+
+
+def residual_settings(residual: str) -> dict[str, Setting]:
+    """The settings of a fitted model where it stands beside another one; none for ""."""
+    if not residual:
+        return {}
+    own = models.find(residual).settings.items()
+    return {name.replace("model.", "residual.", 1): s for name, s in own if name.startswith("model.")}
+
+
+def chosen(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The model that the values name, and the fitted one beside it; "" where there is none of that name."""
+    model, residual = values.get("model.name"), values.get("residual.model")
+    return (
+        model if isinstance(model, str) and model in models.names() else "",
+        residual if isinstance(residual, str) and is_fitted(residual) else "",
+    )
+
+
+def declared_by(values: Mapping[str, Any]) -> dict[str, Setting]:
+    """Every setting of a run with the models that the values name."""
+    model, residual = chosen(values)
+    return declared(model, residual) if model else SETTINGS
+
+
+def declarations() -> Iterator[tuple[str, str, Mapping[str, Setting]]]:
+    """The field that chooses a model, the model's name, and the settings that come with it."""
+    for name in models.names():
+        yield "model.name", name, models.find(name).settings
+        if is_fitted(name):
+            yield "residual.model", name, residual_settings(name)
+
+
+def defaults(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Dotted name -> default."""
+    return {name: setting.default for name, setting in settings.items()}
+
+
+def settings_of_others(model: str, residual: str) -> dict[str, list]:
+    """Fields that only other models than these declare -> their defaults there."""
+    own, others = declared(model, residual), dict[str, list]()
+    for _, _, settings in declarations():
+        for name, setting in settings.items():
+            if name not in own:
+                others.setdefault(name, []).append(setting.default)
+    return others
 
 
 def joint_rules(model: str) -> tuple[JointRule, ...]:
@@ -135,9 +245,12 @@ def joint_rules(model: str) -> tuple[JointRule, ...]:
     return JOINT_RULES + tuple(models.find(model).joint_rules)
 
 
-def get_config(model: str = "rearm") -> ConfigDict:
-    """The default settings of a model: protocol strict, a folder of data that `data.root` must name."""
-    values = {name: setting.default for name, setting in declared(model).items()} | {"model.name": model}
+def get_config(model: str = "rearm", residual: str = "") -> ConfigDict:
+    """The default settings of a model, and of a fitted one beside it: protocol strict, a folder of data that
+    `data.root` must name.
+    """
+    values = {name: setting.default for name, setting in declared(model, residual).items()}
+    values |= {"model.name": model, "residual.model": residual}
     return ConfigDict(nest(values))
 
 

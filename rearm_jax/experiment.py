@@ -1,8 +1,10 @@
 """The set-up that every mode shares: config -> data, inputs, model, optimiser."""
 
 import dataclasses
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rearm_jax import models
-from rearm_jax.config import check_against_data, check_config
+from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.recommender.contract import Inputs, Recommender
+from rearm_jax.recommender.fitted import Fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +27,10 @@ class Experiment:
 
     config: ConfigDict
     dataset: Dataset
-    inputs: Inputs
-    model: Recommender
-    tx: optax.GradientTransformationExtraArgs
+    inputs: Inputs  # empty for a fitted model
+    model: Any  # a Recommender, or a Fitted
+    tx: Any  # optax.GradientTransformationExtraArgs; None for a fitted model
+    residual: Fitted | None = None  # stands beside a Recommender
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -36,8 +40,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read or compiled.
       DataError: the data cannot be used.
     """
-    check_config(config)
-    dataset = _load(config.data)
+    config = resolve(config)
+    dataset = load_data(config.data)
     check_against_data(config, dataset.num_users, dataset.num_items)
     logging.info("%s", summary(dataset, config.protocol))
     return make_experiment(config, dataset)
@@ -47,12 +51,14 @@ def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
     """Inputs, model and optimiser for a checked config and data that are at hand."""
     kind = models.find(config.model.name)
     model = kind.make(config, dataset)
+    residual = config.residual.model
     return Experiment(
         config=config,
         dataset=dataset,
         inputs=kind.relations(dataset, config),
         model=model,
-        tx=make_optimizer(config, len(dataset.train), model),
+        tx=make_optimizer(config, len(dataset.train), model) if isinstance(model, Recommender) else None,
+        residual=cast(type[Fitted], models.find(residual)).make(config, dataset, "residual") if residual else None,
     )
 
 
@@ -100,6 +106,17 @@ def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def in_precision(config: ConfigDict, fn: Callable) -> Callable:
+    """fn, every product of which asks for config.matmul_precision when it is traced."""
+
+    @functools.wraps(fn)
+    def traced(*args: Any) -> Any:
+        with jax.default_matmul_precision(config.matmul_precision):
+            return fn(*args)
+
+    return traced
+
+
 def init_params(experiment: Experiment) -> dict:
     """The parameters before training, drawn with config.seed; feature tables start from the data.
 
@@ -117,10 +134,16 @@ def abstract_params(experiment: Experiment) -> dict:
     )
 
 
-def _load(data: ConfigDict) -> Dataset:
+def load_data(data: ConfigDict) -> Dataset:
+    """The data that `config.data` names: made on the spot, downloaded where they may be and are missing, or read.
+
+    Raises:
+      DataError: the data cannot be used.
+    """
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
-    if data.name and data.download and not os.path.lexists(data.root):
-        logging.info("%s is missing: downloading %s", data.root, data.name)
-        download(data.name, data.root)
-    return load_dataset(data.root, tuple(data.modalities), data.num_users)
+    root = os.path.expanduser(data.root)
+    if data.name and data.download and not os.path.lexists(root):
+        logging.info("%s is missing: downloading %s", root, data.name)
+        download(data.name, root)
+    return load_dataset(root, tuple(data.modalities), data.num_users)

@@ -16,6 +16,8 @@ import json
 import logging as standard_logging
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -26,23 +28,28 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from rearm_jax.config import parse_flags
+from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
+from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
-from rearm_jax.inference.recommend import UNKNOWN
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.inference.visualize import check_report, write_report
+from rearm_jax.training.display import Formatter
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.loop import evaluate_run, train
+from rearm_jax.training.outcome import next_commands, say_weaknesses, table
+from rearm_jax.training.precision import without_x64
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _MODES = ("train", "evaluate", "recommend", "export", "visualize")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
-_WORKDIR = flags.DEFINE_string("workdir", None, "run folder; without it runs/NAME of the config")
+_WORKDIR = flags.DEFINE(PathParser(), "workdir", None, "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
 _STOPPED_CODE = flags.DEFINE_integer(
@@ -53,11 +60,16 @@ _USERS = flags.DEFINE_string(
 )
 _K = flags.DEFINE_integer("k", 20, "items in a list", lower_bound=1)
 _FORMAT = flags.DEFINE_enum("format", "jsonl", FORMATS, "of the recommendations")
-_EXCLUDE = flags.DEFINE_string("exclude", None, "CSV file of items, or of users and items, never to recommend")
+_EXCLUDE = flags.DEFINE(PathParser(), "exclude", None, "CSV file of items, or of users and items, never to recommend")
 _UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that the catalogue does not have")
-_NEW_ITEMS = flags.DEFINE_string("new_items", None, "folder of features and ids of items that training did not see")
-_OUT = flags.DEFINE_string(
-    "out", None, "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)"
+_NEW_ITEMS = flags.DEFINE(
+    PathParser(), "new_items", None, "folder of features and ids of items that training did not see"
+)
+_OUT = flags.DEFINE(
+    PathParser(),
+    "out",
+    None,
+    "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)",
 )
 _MODES_OF_FLAGS = {
     "overwrite": ("train",),
@@ -80,7 +92,7 @@ def main() -> int:
         return 0
     _plain_log()
     try:
-        with quit_on_interrupt():
+        with quit_on_interrupt(), without_x64():
             return _dispatch()
     except RearmError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -130,23 +142,26 @@ def _train() -> int:
     if config is None:
         raise ConfigError("--config is missing: name a file, such as --config=configs/demo.py")
     workdir = _WORKDIR.value or f"runs/{_config_name()}"
-    if not _OVERWRITE.value:
-        check_run_folder(workdir, config)
-    experiment = build_experiment(config)
-    check_same(experiment)
-    if _OVERWRITE.value:
-        first_only(clear_run_folder, workdir)
-    result, stopped_by = train(experiment, workdir)
+    with RunLock(workdir) as lock:
+        if not _OVERWRITE.value:
+            check_run_folder(workdir, config)
+        experiment = build_experiment(config) if _OVERWRITE.value else open_experiment(config, workdir)
+        check_same(experiment)
+        if _OVERWRITE.value:
+            first_only(clear_run_folder, workdir)
+        result, stopped_by = train(experiment, workdir, lock)
     if result is None:
         return 130 if stopped_by == signal.SIGINT else _STOPPED_CODE.value
-    logging.info("%s", _table(result))
-    logging.info("run folder: %s", workdir)
+    metric = experiment.config.evaluation.metric
+    logging.info("%s\nrun folder: %s (all metrics: result.json)", table(result, metric), workdir)
+    say_weaknesses(result, metric)
+    logging.info("%s", next_commands(_program(), workdir, experiment.dataset.labels.user_ids[:100]))
     return 0
 
 
 def _evaluate() -> int:
     workdir = _run_folder()
-    experiment = build_experiment(run_config(workdir, _CONFIG.value))
+    experiment = open_experiment(run_config(workdir, _CONFIG.value), workdir, brief=True)
     check_same(experiment)
     metrics = evaluate_run(experiment, workdir)
     if is_first():
@@ -215,14 +230,11 @@ def _config_name() -> str:
     return name.strip(".") or "run"  # a name such as ".." would lead out of runs/
 
 
-def _table(result: dict) -> str:
-    """The metrics of the run beside the yardsticks, a line for each metric."""
-    columns = {result["model"]: result, **result["yardsticks"]}
-    lines = [f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.0f} s"]
-    lines.append(f"{'':24}" + "".join(f"{name:>14}" for name in columns))
-    for metric in (key for key in result if key.startswith(("valid/", "test/"))):
-        lines.append(f"{metric:24}" + "".join(f"{values[metric]:14.4f}" for values in columns.values()))
-    return "\n".join(lines)
+def _program() -> str:
+    """How this program was called, without its arguments: `.venv/bin/python -m rearm_jax.main`, or `rearm_jax`."""
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    script = os.path.basename(words[-1])
+    return script if shutil.which(script) == words[-1] else shlex.join(words)
 
 
 def _keep_compiled_programs() -> None:
@@ -235,16 +247,10 @@ def _keep_compiled_programs() -> None:
 def _plain_log() -> None:
     """The log on stderr without dates and file names; warnings say that they are."""
     logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(_Formatter())
+    logging.get_absl_handler().setFormatter(Formatter())
     logging.set_verbosity(logging.INFO)
     for talkative in ("jax", "faiss"):  # else they list the backends and the processor's features that are not here
         standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
-
-
-class _Formatter(logging.PythonFormatter):
-    def format(self, record: standard_logging.LogRecord) -> str:
-        level = "" if record.levelno <= standard_logging.INFO else f"{record.levelname.lower()}: "
-        return level + record.getMessage()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Rule(NamedTuple):
     allowed: str  # for people, to follow "must be"
     accepts: Callable[[Any], bool] = lambda value: True
     many: bool = False
+    choices: tuple[str, ...] = ()  # all that there are, for "did you mean"
 
 
 class Setting(NamedTuple):
@@ -47,7 +48,7 @@ def integer(low: int) -> Rule:
 
 def choice(*names: str) -> Rule:
     """One of some texts."""
-    return Rule(str, "one of " + ", ".join(f'"{name}"' for name in names), lambda value: value in names)
+    return Rule(str, "one of " + ", ".join(f'"{name}"' for name in names), lambda value: value in names, choices=names)
 
 
 def _unique(values: tuple) -> bool:
@@ -55,7 +56,7 @@ def _unique(values: tuple) -> bool:
 
 
 SWITCH = Rule(bool, "true or false")
-TEXT = Rule(str, "a text")
+PATH = Rule(str, "a path, as text", lambda path: "\0" not in path)
 FRACTION = Rule(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 NOT_NEGATIVE = Rule(float, "a finite number of at least 0", lambda value: 0 <= value <= _FLOAT_MAX)
 POSITIVE = Rule(float, "a finite number above 0 (as float32)", lambda value: _FLOAT_MIN <= value <= _FLOAT_MAX)
@@ -68,14 +69,20 @@ MODALITIES = Rule(
 )
 MODALITY_WEIGHTS = Rule(
     float,
-    "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8)",
-    lambda weights: all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6,
+    "a tuple of numbers from 0 to 1 that sum to 1, such as (0.2, 0.8), or () for equal shares",
+    lambda weights: not weights or (all(0 <= w <= 1 for w in weights) and abs(math.fsum(weights) - 1) <= 1e-6),
     many=True,
 )
 CUT_OFFS = Rule(
     int,
     f"a tuple of different integers from 1 to {_INT_MAX}, such as (10, 20)",
     lambda ks: _unique(ks) and all(1 <= k <= _INT_MAX for k in ks),
+    many=True,
+)
+RESIDUAL_WEIGHTS = Rule(
+    float,
+    "a tuple of different finite numbers of at least 0, such as (0.0, 0.5, 1.0)",
+    lambda weights: _unique(weights) and all(0 <= weight <= _FLOAT_MAX for weight in weights),
     many=True,
 )
 METRIC = Rule(
@@ -86,7 +93,12 @@ METRIC = Rule(
 
 
 def one_weight_each(name: str) -> JointRule:
-    """The rule that a tuple of weights has one for each modality."""
+    """The rule that a tuple of weights has one for each modality, or is open."""
     return JointRule(
-        name, "data.modalities", "one number for each modality", lambda weights, names: len(weights) == len(names)
+        name, "data.modalities", "one number for each modality, or ()", lambda w, names: len(w) in (0, len(names))
     )
+
+
+def modality_weights(weights: tuple, num_modalities: int) -> tuple:
+    """`weights`, or equal shares where they are ()."""
+    return weights or (1 / num_modalities,) * num_modalities

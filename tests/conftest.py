@@ -12,12 +12,16 @@ from rearm_jax import default
 
 
 def pytest_configure(config):
-    # The same small programs are compiled again and again, also by subprocesses. This runs before jax is imported.
+    # The same programs are compiled again and again, in subprocesses and by the workers of pytest-xdist, too: all use
+    # one cache. This runs before jax is imported and before there are workers.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="rearm_jax_tests_")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # On data of 60 users, optimising a program takes longer than all its runs. .ci/run and `python -m tests.faults` try
+    # exact numbers with programs as users have them, too.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(autouse=True, scope="module")

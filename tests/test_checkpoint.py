@@ -1,11 +1,13 @@
 """Checkpoints: what is kept, what comes back, on how many devices, and what is said when something is wrong."""
 
+import errno
 import json
 import logging
 import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -178,6 +180,72 @@ def test_the_best_outlives_a_new_process_and_nan(tmp_path):
         for step, metric in [(4, NAN), (5, 0.3), (6, NAN)]:
             checkpoints.save(step, {"a": jnp.full(3, step)}, {"b": jnp.ones(2)}, {}, metric)
     assert step_folders(tmp_path) == [2, 5, 6]
+
+
+def save_without_rest(workdir, first, metrics):
+    """Saves steps from `first` on; the best is kept as parameters alone."""
+    with Checkpoints(workdir, keep="params") as checkpoints:
+        for step, metric in enumerate(metrics, start=first):
+            checkpoints.save(step, {"a": jnp.full(3, step)}, {"b": jnp.ones(2)}, {"epoch": step}, metric)
+
+
+def items_of(workdir):
+    """Step -> names of the folders of arrays that it still has."""
+    folder = Path(workdir) / "checkpoints"
+    names = {"params", "rest"}
+    return {step: {path.name for path in (folder / str(step)).iterdir()} & names for step in step_folders(workdir)}
+
+
+def test_the_best_may_be_kept_without_the_optimiser_state(tmp_path):
+    save_without_rest(tmp_path, 1, [0.1, 0.5])
+    assert items_of(tmp_path) == {1: {"params", "rest"}, 2: {"params", "rest"}}
+    save_without_rest(tmp_path, 3, [0.2])  # the latest two are whole, the best among them
+    assert items_of(tmp_path) == {2: {"params", "rest"}, 3: {"params", "rest"}}
+    save_without_rest(tmp_path, 4, [0.3])
+    assert items_of(tmp_path) == {2: {"params"}, 3: {"params", "rest"}, 4: {"params", "rest"}}
+    assert not list(tmp_path.rglob("*.deleted"))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.resume_step(), checkpoints.best_step()) == (4, 2)
+        np.testing.assert_array_equal(checkpoints.restore_params(2, {"a": jnp.zeros(3, int)})["a"], 2)
+        assert checkpoints.read_progress(2) == {"epoch": 2}
+        with pytest.raises(CheckpointError, match="/2 was kept without its optimiser state"):
+            checkpoints.restore(2, {"a": jnp.zeros(3, int)}, {"b": jnp.ones(2)})
+
+
+def test_a_best_without_optimiser_state_is_no_step_to_resume_at(tmp_path):
+    save_without_rest(tmp_path, 1, [0.5, 0.1, 0.2])
+    assert items_of(tmp_path)[1] == {"params"}
+    for step in (2, 3):
+        next((tmp_path / f"checkpoints/{step}/params").rglob("_METADATA")).write_text("")
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match=r"no sound checkpoint: .*; step 1, kept without its optimiser state"),
+    ):
+        checkpoints.resume_step()
+    assert step_folders(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("operation", ["rename", "rmtree"])
+def test_a_kill_while_the_optimiser_state_goes_leaves_no_damage(tmp_path, monkeypatch, operation):
+    save_metrics(tmp_path, [0.5, 0.1, 0.2])
+    kind = type(epath.Path(tmp_path))
+    original = getattr(kind, operation)
+
+    def killed(path, *arguments):
+        if path.name in ("rest", "1.rest.deleted"):
+            raise KeyboardInterrupt
+        return original(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, operation, killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_without_rest(tmp_path, 4, [0.1])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.resume_step(), checkpoints.best_step()) == (4, 1)
+        np.testing.assert_array_equal(checkpoints.restore_params(1, {"a": jnp.zeros(3, int)})["a"], 1)
+    save_without_rest(tmp_path, 5, [0.1])
+    assert items_of(tmp_path) == {1: {"params"}, 4: {"params", "rest"}, 5: {"params", "rest"}}
+    assert not list(tmp_path.rglob("*.deleted"))
 
 
 STATE = ({"a": np.arange(3, dtype=np.int32)}, {"b": np.ones(2, np.float32)})  # numpy: no device at import
@@ -409,6 +477,28 @@ def test_a_failed_write_is_told_and_keeps_what_was_there(tmp_path):
         checkpoints.save(4, big, small, {}, 0.9)
         assert_same(checkpoints.restore_params(4, big), big)
     assert step_folders(tmp_path) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("folder", ["3.orbax-checkpoint-tmp", "params.orbax-checkpoint-tmp"])
+def test_a_folder_that_cannot_be_made_ends_the_save_and_leaves_no_thread(tmp_path, monkeypatch, folder):
+    """Threads of Orbax that wait for the folder would keep the process for minutes."""
+    save_metrics(tmp_path, [0.5, 0.1])
+    before, mkdir = set(threading.enumerate()), os.mkdir
+
+    def refuse(path, *args, **kwargs):
+        if os.path.basename(path) == folder:
+            raise OSError(errno.EROFS, "Read-only file system", os.fspath(path))
+        return mkdir(path, *args, **kwargs)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(os, "mkdir", refuse)
+        with pytest.raises(CheckpointError, match=r"checkpoints cannot take step 3\. See .* Read-only file system"):
+            checkpoints.save(3, *STATE, {}, 0.9)
+        monkeypatch.undo()
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread not in before]
+    assert [thread for thread in left if not thread.name.startswith("asyncio_")] == []  # idle ones end with the process
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.resume_step() == 2
 
 
 def test_the_death_of_another_process_is_not_blamed_on_the_files(tmp_path, monkeypatch):

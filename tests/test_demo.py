@@ -13,8 +13,6 @@ def demo_result(workdir, modalities):
     config.graph.cache_dir = ""
     config.log.tensorboard = False
     config.data.modalities = modalities
-    weights = (1 / len(modalities),) * len(modalities)
-    config.graph.user_modality_weights = config.graph.item_modality_weights = weights
     result, stopped_by = train(build_experiment(config), str(workdir))
     assert stopped_by is None
     return result

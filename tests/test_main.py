@@ -77,7 +77,13 @@ def test_training_shows_data_progress_and_yardsticks(trained):
     row = next(line for line in log.splitlines() if line.startswith("test/recall@10 "))
     values = [result, result["yardsticks"]["most_popular"], result["yardsticks"]["random"]]
     assert row.split()[1:] == [f"{value['test/recall@10']:.4f}" for value in values]
-    assert "run folder: runs/tiny" in log
+    shown = [line.split()[0] for line in log.splitlines() if line.startswith(("valid/", "test/"))]
+    assert shown == ["valid/recall@10", *(f"test/{name}@10" for name in ("recall", "ndcg", "precision", "hitrate"))]
+    assert "run folder: runs/tiny (all metrics: result.json)" in log
+    following = log[log.index("\nnext:\n") :].splitlines()[2:]
+    program = f"{sys.executable} -m rearm_jax.main"
+    assert following[1] == f"  {program} --mode recommend --workdir runs/tiny --users 0,1 --k 10"
+    assert all(line.startswith(f"  {program} --mode ") for line in following)
 
 
 def test_the_same_command_again_says_that_the_run_is_finished(trained):
@@ -94,6 +100,8 @@ def test_evaluate_prints_the_metrics_of_the_result(trained):
     code, stdout, log = run(folder, "--mode=evaluate", "--workdir=runs/tiny")
     assert code == 0, log
     assert json.loads(stdout) == metrics_of(json.loads((folder / "runs/tiny/result.json").read_text()))
+    assert "data: 60 users, 40 items, 353 train interactions" in log
+    assert "split hash" not in log  # the table of the data is for training
 
 
 def test_other_settings_are_refused_unless_overwritten(tmp_path):
@@ -152,10 +160,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     while not (metrics.exists() and metrics.read_text().count("\n")) and process.poll() is None:
         assert time.monotonic() < deadline, "no epoch in four minutes"
         time.sleep(0.02)
+    code, _, log = run(tmp_path, "--config=tiny.py", "--workdir=run", "--config.num_epochs=1")
+    assert code == 1
+    assert f"error: run is being trained by process {process.pid} on " in log
     process.send_signal(signal.SIGINT)
     code, stdout, log = finish(process)
     assert (code, stdout) == (130, ""), log
     assert "the same command goes on from there" in log
+    assert not (tmp_path / "run" / "training.lock").exists()
     assert not (tmp_path / "run" / "result.json").exists()
 
     done = metrics.read_text().splitlines()
@@ -239,7 +251,7 @@ def test_ctrl_c_leaves_no_half_of_the_lists(dispatch, trained, tmp_path, monkeyp
 @pytest.fixture
 def refusing(dispatch, tmp_path, monkeypatch):
     """`dispatch` in an empty folder that stays empty; to open data or a run fails the test."""
-    for name in ("load_trained", "build_experiment"):
+    for name in ("load_trained", "build_experiment", "open_experiment"):
         monkeypatch.setattr(main, name, lambda *_: pytest.fail("went on to work"))
     monkeypatch.chdir(tmp_path)
     yield dispatch

@@ -15,6 +15,10 @@ import pytest
 from rearm_jax.data.labels import make_labels
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.experiment import build_experiment, init_params
+from rearm_jax.inference import visualize
+from rearm_jax.inference.report import figures
+from rearm_jax.inference.report.page import head as head_of_page
+from rearm_jax.inference.report.people import people
 from rearm_jax.inference.trained import Trained, load_trained
 from rearm_jax.inference.visualize import write_report
 from rearm_jax.training.loop import train
@@ -22,7 +26,7 @@ from rearm_jax.training.run_folder import read_result, write_result
 from tests.conftest import tiny_config
 
 for library in ("matplotlib", "sklearn"):
-    pytest.importorskip(library, reason=f"the report needs {library}: pip install 'rearm-jax[report]'")
+    pytest.importorskip(library, reason=f"the extra report is not installed: no {library}")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = {"training": 2, "features": 4, "recall": 2, "attention": 2, "graphs": 3}  # panels
@@ -62,6 +66,11 @@ function look(frame, width) {
         return inner.left < box.left - 1 || inner.right > box.right + 1 || inner.top < box.top - 1
           || inner.bottom > box.bottom + 1;
       }).map(text => text.textContent),
+      overlapping: texts.flatMap((text, i) => texts.slice(i + 1).filter(other => {
+        const a = text.getBoundingClientRect(), b = other.getBoundingClientRect();
+        return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+          && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+      }).map(other => [text.textContent, other.textContent])),
       smallest: Math.min(...texts.map(text => text.getBoundingClientRect()).map(b => Math.min(b.height, b.width * 9))),
       colours: [...svg.querySelectorAll("path, use")].filter(shape => !shape.closest("defs"))
         .flatMap(shape => [getComputedStyle(shape).stroke, getComputedStyle(shape).fill])
@@ -76,7 +85,11 @@ function look(frame, width) {
     const value = contrast(colour, ground(parent));
     if (!(value >= 4.5)) faint.push([node.data, value]);
   }
-  return {width, panels, faint, overflow: page.documentElement.scrollWidth - frame.clientWidth,
+  const tables = [...page.querySelectorAll(".table")].map(box => ({
+    caption: box.querySelector("caption").textContent, hidden: box.scrollWidth - box.clientWidth,
+    attachments: getComputedStyle(box).backgroundAttachment,
+  }));
+  return {width, panels, faint, tables, overflow: page.documentElement.scrollWidth - frame.clientWidth,
           ground: ground(page.body), typefaces: [...new Set([...page.querySelectorAll("body *")].filter(
             element => element.textContent.trim() && !element.closest("defs")
           ).map(element => getComputedStyle(element).fontFamily))]};
@@ -114,7 +127,9 @@ def rearm(lightgcn, tmp_path_factory) -> Trained:
     labels = make_labels({"item_names": names}, dataset.num_users, dataset.num_items)
     experiment = dataclasses.replace(experiment, dataset=dataclasses.replace(dataset, labels=labels))
     workdir = tmp_path_factory.mktemp("rearm & <b>run")
-    write_result(workdir, read_result(lightgcn.workdir) | {"model": "rearm"})
+    groups = [{"train_interactions": [0, 2], "items": 8, "positives": 200, "found": 0}]
+    changes = {"model": "rearm", "best_epoch": 1, "test/recall@10": 0.0, "test_by_popularity": groups}
+    write_result(workdir, read_result(lightgcn.workdir) | changes)
     shutil.copy(Path(lightgcn.workdir, "metrics.jsonl"), workdir)
     return Trained(str(workdir), 0, experiment, init_params(experiment))
 
@@ -170,6 +185,50 @@ def test_page_holds_the_numbers_of_the_run(report, rearm):
         assert name in page.text
 
 
+def test_what_is_weak_stands_at_the_top(report, lightgcn, tmp_path):
+    head = Page(report).text.partition("On the test split")[0]
+    assert "does not beat recommending the most popular items to everyone: test/recall@10 is 0.0000" in head
+    assert "finds nothing among the 8 items with 0 to 2 train interactions" in head
+    assert not re.search("does not beat|finds nothing", Page(report).text.partition("On the test split")[2])
+    good = {f"test/{name}@10": 1.0 for name in ("recall", "ndcg")} | {"test_by_popularity": []}
+    result = read_result(lightgcn.workdir) | good
+    assert 'class="weakness"' not in head_of_page("run", lightgcn.experiment.dataset, result, "recall@10")
+
+
+def test_users_and_their_lists(report, rearm):
+    """Ten users, near the top; histories are train items, lists are not, and what was held out is marked."""
+    page, dataset = Page(report), rearm.experiment.dataset
+    assert page.text.index("Users and their lists 10 users") < page.text.index("Training The best checkpoint")
+    shown, splits = people(rearm), {}
+    for split in ("train", "valid", "test"):
+        splits[split] = {user: set() for user in range(dataset.num_users)}
+        for user, item in getattr(dataset, split).tolist():
+            splits[split][user].add(item)
+    assert len({person.user for person in shown}) == 10
+    scores = np.asarray(rearm.representations.users) @ np.asarray(rearm.representations.items).T
+    for person in shown:
+        had = splits["train"][person.user]
+        assert person.num_train == len(had)
+        assert len(set(person.history)) == len(person.history) == min(10, len(had))
+        assert set(person.history) <= had
+        best = sorted(set(range(dataset.num_items)) - had, key=lambda item: -scores[person.user, item])[:10]
+        assert person.recommended == best
+        assert (person.valid, person.test) == (splits["valid"][person.user], splits["test"][person.user])
+        assert f"user {person.user} {len(had)} train interactions had" in page.text
+    hits = [len(set(person.recommended) & held) for person in shown for held in (person.test, person.valid)]
+    assert page.text.count("✓") == sum(hits) > 0
+
+
+def test_one_modality_is_not_told_of_others(tmp_path):
+    experiment = build_experiment(tiny_config(data__modalities=("text",)))
+    trained = Trained(str(tmp_path), 0, experiment, init_params(experiment))
+    texts, _ = visualize._modal(trained)
+    words = " ".join(texts)
+    for other in ("pushes apart", "all modalities", "across modalities", "another one asks", "one modality"):
+        assert other not in words, other
+    assert "Modal-unique (text)" in words
+
+
 def test_page_needs_nothing_else(report):
     page = Page(report)
     assert not page.all("script")
@@ -186,7 +245,9 @@ def test_page_needs_nothing_else(report):
 def test_names_are_text_not_markup(report, rearm):
     page = Page(report)
     assert "<script" not in report.read_text("utf-8").lower()
-    assert page.text.count(EVIL) == 2 * 4 * 6  # popular and rare, four of each, with five neighbours
+    neighbours = 2 * 4 * 6  # popular and rare, four of each, with five neighbours
+    lists = sum(min(10, one.num_train) + len(one.recommended) for one in people(rearm))
+    assert page.text.count(EVIL) == neighbours + lists
     assert Path(rearm.workdir).name in page.text
 
 
@@ -235,6 +296,10 @@ def test_browser(report, tmp_path, scheme):
         assert view["overflow"] <= 0
         assert view["faint"] == []
         assert len(view["typefaces"]) == 1, view["typefaces"]
+        wide = [table["caption"] for table in view["tables"] if table["hidden"] > 0]
+        assert ("Metrics" in wide) == (view["width"] == 390)
+        # Shadows stay at the edges of the box; covers that go with the table hide them where there is no more of it.
+        assert {table["attachments"] for table in view["tables"]} == {"local, local, scroll, scroll, scroll"}
         assert [panel["figure"] for panel in view["panels"]] == [
             f"figure-{name}" for name, count in FIGURES.items() for _ in range(count)
         ]
@@ -245,9 +310,25 @@ def test_browser(report, tmp_path, scheme):
             assert panel["shapes"] > 10, name
             assert panel["texts"] > 4, name
             assert panel["cut"] == [], name
+            assert panel["overlapping"] == [], name
             assert panel["smallest"] > 9, name
             assert max(panel["colours"]) > 3, name
             assert not [value for value in panel["colours"] if 1.8 < value < 3], name  # grid lines are fainter
+
+
+def test_every_part_of_the_loss_is_drawn():
+    parts = [f"part {number}" for number in range(7)]
+    records = [
+        {"epoch": epoch, "train/loss": 7 / epoch, "train/grad_norm": 1.0, "valid/recall@10": 0.1, "valid/ndcg@10": 0.1}
+        | {f"train/{part}": 1 / epoch for part in parts}
+        for epoch in range(1, 4)
+    ]
+    losses, _ = figures.training(records, "recall@10", 2).svgs()
+    assert [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", losses) if text in ("total", *parts)] == [
+        "total",
+        *parts,
+    ]
+    assert "grad_norm" not in losses
 
 
 def test_model_without_modalities(lightgcn, tmp_path):
@@ -272,7 +353,7 @@ def test_bad_requests_write_nothing(rearm, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"no result\.json: the run is not finished"):
         write_report(dataclasses.replace(rearm, workdir=str(unfinished)))
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[report\]'"):
         write_report(rearm, tmp_path / "report.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "taken"]
     assert not list(unfinished.glob("report*"))

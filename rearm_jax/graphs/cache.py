@@ -16,29 +16,35 @@ from absl import logging
 _FORMAT = 2  # raise it when the cache file or the meaning of a graph changes
 
 
+def graph_path(name: str, content_hash: str, settings: Mapping[str, Any], cache_dir: str) -> Path | None:
+    """Where a graph is kept, or will be; None where nothing is.
+
+    Args:
+      name: of the relation, such as "user interest (text)".
+      content_hash: of the data set.
+      settings: whatever else shapes the graph, as JSON knows it.
+      cache_dir: folder of the cache; "": nothing is kept.
+    """
+    if not cache_dir:
+        return None
+    key = {"format": _FORMAT, "name": name, "data": content_hash, "settings": dict(settings)}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return Path(os.path.expanduser(cache_dir)) / f"graph-{digest[:32]}.npz"
+
+
 def cached_graph(
-    name: str,
-    build: Callable[[], scipy.sparse.csr_array],
-    num_nodes: int,
-    content_hash: str,
-    settings: Mapping[str, Any],
-    cache_dir: str,
+    name: str, build: Callable[[], scipy.sparse.csr_array], num_nodes: int, path: Path | None
 ) -> scipy.sparse.csr_array:
     """The graph from the cache, or from `build`; a cache file that cannot be read is built again, with a warning.
 
     Args:
-      name: of the relation, such as "user interest (text)"; for the log, and part of the key.
+      name: of the relation, for the log.
       build: makes it, float32 (num_nodes, num_nodes) with sorted, unique int32 indices.
       num_nodes: n.
-      content_hash: of the data set.
-      settings: whatever else shapes the graph, as JSON knows it.
-      cache_dir: folder of the cache, made where it is missing; "": nothing is kept.
+      path: from `graph_path`; its folder is made where it is missing.
     """
-    if not cache_dir:
+    if path is None:
         return timed_graph(name, build)
-    key = {"format": _FORMAT, "name": name, "data": content_hash, "settings": dict(settings)}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = Path(cache_dir) / f"graph-{digest[:32]}.npz"
     graph = _load(path, name, num_nodes)
     if graph is None:
         graph = timed_graph(name, build)

@@ -69,7 +69,7 @@ def cooccurrence_graph(
       ValueError: k is not within 1 and n.
     """
     n = incidence.shape[0]
-    _check_k(k, n)
+    check_k(k, n)
     neighbours, scores, lengths = _largest_counts(incidence, k, name)
     if padding is not None:
         # One draw a node, as the published code does it, so that an equal seed gives an equal graph.
@@ -128,7 +128,7 @@ def knn_graph(features: np.ndarray, k: int, name: str = "kNN", method: str = "ex
       ConfigError: the method is "approx", and faiss is not installed.
     """
     n = len(features)
-    _check_k(k, n)
+    check_k(k, n)
     values, neighbours = {"exact": nearest_exact, "approx": nearest_approximate}[method](features, k, name)
     scale = np.float32((k + _EPSILON) ** -0.5)
     indptr = np.arange(n + 1) * k
@@ -217,6 +217,7 @@ def _canonical(graph: scipy.sparse.sparray) -> scipy.sparse.csr_array:
     return graph
 
 
-def _check_k(k: int, n: int) -> None:
+def check_k(k: int, n: int) -> None:
+    """Raises ValueError unless k neighbours can be found among n nodes."""
     if not 1 <= k <= n:
         raise ValueError(f"the number of neighbours must lie within 1 and the number of nodes, {n}; got {k}")

@@ -29,7 +29,8 @@ import scipy.sparse
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
-from rearm_jax.errors import DataError
+from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.experiment import in_precision
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import Nodes, WholeTable
@@ -59,8 +60,10 @@ def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:
     """Reads `item_ids.npy`, `<modality>_feat.npy` for every modality of the run, and `item_names.npy` if it is there.
 
     Raises:
+      ConfigError: the model cannot rank new items.
       DataError: a file is missing or no array, does not fit the run's features, or an id is in the catalogue.
     """
+    check_new_items(trained)
     dataset = trained.experiment.dataset
     files = {stem: os.path.join(folder, f"{stem}.npy") for stem in ("item_ids", "item_names")}
     feature_files = {modality: os.path.join(folder, f"{modality}_feat.npy") for modality in dataset.features}
@@ -80,6 +83,16 @@ def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:
     return NewItems(ids, names, features)
 
 
+def check_new_items(trained: Trained) -> None:
+    """Raises ConfigError where the model cannot rank new items."""
+    fitted = trained.experiment.model if trained.is_fitted else trained.experiment.residual
+    if fitted:
+        raise ConfigError(
+            f"new items: {fitted.title} knows an item by its train interactions alone, and new items have none. Leave "
+            'them out, or train a model with vectors and without a residual, such as rearm with residual.model = ""'
+        )
+
+
 def represent_new_items(trained: Trained, features: Mapping[str, np.ndarray]) -> jax.Array:
     """Representations of new items alone, float32 (n, c); see `extended_representations`."""
     return extended_representations(trained, features).items[trained.experiment.dataset.num_items :]
@@ -96,8 +109,10 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
       Users and the first num_items items as `trained.representations` has them (up to rounding), then n new items.
 
     Raises:
+      ConfigError: the model cannot rank new items.
       DataError: an item resembles no item of the catalogue.
     """
+    check_new_items(trained)
     experiment = trained.experiment
     dataset = experiment.dataset
     settings = experiment.config.get("graph", {})
@@ -129,8 +144,10 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
 
     model = experiment.model.clone(num_items=dataset.num_items + num_new)
     catalogue = _Catalogue(dataset.num_items)
-    forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue)))
-    return forward(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
+    forward = in_precision(
+        experiment.config, lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue))
+    )
+    return jax.jit(forward)(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
 
 
 class _Catalogue(WholeTable):

@@ -7,10 +7,15 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.evaluation.scoring import Scores, dot_products
+from rearm_jax.experiment import Experiment, in_precision
 from rearm_jax.recommender.contract import Representations
+from rearm_jax.recommender.fitted import Fitted, scores_of
+from rearm_jax.training.fit import STEP, saved_fit
 from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
+from rearm_jax.training.residual import Residual, saved_residual
+from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, saved_config
 
 
@@ -22,20 +27,35 @@ class Trained:
       workdir: the run folder.
       step: train steps that the parameters have seen.
       experiment: data, inputs, model; `experiment.dataset.labels` has the outside ids.
-      params: the model's parameters.
+      params: the model's parameters; of a fitted model, arrays on the host.
+      residual: a fitted model beside the learned one, or None.
     """
 
     workdir: str
     step: int
     experiment: Experiment
     params: dict
+    residual: Residual | None = None
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model is one in closed form, which has no representations."""
+        return isinstance(self.experiment.model, Fitted)
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """What is ranked."""
+        if self.is_fitted:
+            return scores_of(self.experiment.model, self.params, self.experiment.dataset)
+        scores = dot_products(self.representations.users, self.representations.items)
+        return self.residual.join(scores, self.experiment.dataset) if self.residual else scores
 
     @functools.cached_property
     def representations(self) -> Representations:
-        """The model's output for all users and items, computed once, on the default device."""
+        """A learned model's output for all users and items, computed once, on the default device."""
         model = self.experiment.model
-        forward = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
-        return forward(self.params, self.experiment.inputs)
+        forward = in_precision(self.experiment.config, lambda params, inputs: model.apply({"params": params}, inputs))
+        return jax.jit(forward)(self.params, self.experiment.inputs)
 
 
 def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
@@ -53,7 +73,7 @@ def run_config(workdir: str, config: ConfigDict | None = None) -> ConfigDict:
 
 
 def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
-    """Opens a run at its best checkpoint; reads the parameters alone, on one device.
+    """Opens a run at its best checkpoint, or its fit; reads the parameters alone, on one device.
 
     Args:
       workdir: the run folder.
@@ -66,7 +86,11 @@ def load_trained(workdir: str, config: ConfigDict | None = None) -> Trained:
     config = run_config(workdir, config).copy_and_resolve_references()
     with config.unlocked():
         config.parallel = "data"
-    experiment = build_experiment(config)
-    step, params = best_params(place(experiment), workdir)
+    experiment = open_experiment(config, workdir, brief=True)
+    if isinstance(experiment.model, Fitted):
+        step, (params, _) = STEP, saved_fit(workdir, experiment.dataset)
+    else:
+        step, params = best_params(place(experiment), workdir)
     logging.info("step %d of %s", step, workdir)
-    return Trained(workdir, step, experiment, params)
+    residual = saved_residual(experiment, workdir, step) if experiment.residual else None
+    return Trained(workdir, step, experiment, params, residual)

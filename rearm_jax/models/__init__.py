@@ -9,12 +9,13 @@ import pkgutil
 from rearm_jax.errors import ConfigError
 from rearm_jax.recommender.contract import Declaration
 
+_FILES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 _registered: dict[str, type[Declaration]] = {}
 
 
 def names() -> tuple[str, ...]:
     """All that `model.name` can be."""
-    return (*sorted(module.name for module in pkgutil.iter_modules(__path__)), *_registered)
+    return (*_FILES, *_registered)
 
 
 def find(name: str) -> type[Declaration]:

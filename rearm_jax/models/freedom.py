@@ -30,7 +30,7 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError
 from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import make_adjacency, propagate, user_item_adjacency
-from rearm_jax.graphs.cache import cached_graph
+from rearm_jax.graphs.cache import cached_graph, graph_path
 from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations
@@ -45,6 +45,7 @@ from rearm_jax.settings import (
     Setting,
     choice,
     integer,
+    modality_weights,
     one_weight_each,
 )
 
@@ -57,7 +58,7 @@ class Model(Ranked):
         "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
         "graph.item_knn_k": Setting(10, integer(1), "neighbours of an item in the graph of a modality", "items"),
         "graph.item_modality_weights": Setting(
-            (0.1, 0.9), MODALITY_WEIGHTS, "of each modality's graph of items; sums to 1"
+            (), MODALITY_WEIGHTS, "of each modality's graph of items; the paper's are (0.1, 0.9) for image and text"
         ),
         "graph.knn": Setting(
             "auto",
@@ -170,7 +171,8 @@ def _item_graph(dataset: Dataset, graph: ConfigDict) -> scipy.sparse.csr_array:
         relation = f"item semantic ({name})"
         build = partial(relations.knn_graph, dataset.features[name], graph.item_knn_k, relation, method)
         settings = {"k": graph.item_knn_k, "method": method}
-        found = cached_graph(relation, build, dataset.num_items, dataset.content_hash, settings, graph.cache_dir)
-        return relations.binary_graph(found)
+        path = graph_path(relation, dataset.content_hash, settings, graph.cache_dir)
+        return relations.binary_graph(cached_graph(relation, build, dataset.num_items, path))
 
-    return relations.combine(graph.item_modality_weights, [partial(nearest, name) for name in dataset.features])
+    weights = modality_weights(graph.item_modality_weights, len(dataset.features))
+    return relations.combine(weights, [partial(nearest, name) for name in dataset.features])

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rearm_jax.data.dataset import group_by_user
 from rearm_jax.evaluation.metrics import split_metrics
-from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
+from rearm_jax.evaluation.popularity import found_by_popularity
+from rearm_jax.evaluation.ranking import UserBlocks
+from rearm_jax.evaluation.splits import blocks_and_positives
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.training.placement import Placement
@@ -19,14 +20,16 @@ class Evaluator:
     def __init__(self, placement: Placement, inputs: Inputs):
         """Args: the placement of an experiment, and the model's inputs as they lie on the devices."""
         experiment = placement.experiment
-        dataset, settings = experiment.dataset, experiment.config.evaluation
-        seen = group_by_user(dataset.train, dataset.num_users)
-        self._inputs = inputs
+        settings = experiment.config.evaluation
+        self._inputs, self._dataset = inputs, experiment.dataset
         self._ks = tuple(settings.ks)
+        self._k = int(settings.metric.split("@")[1])  # of the lists that are looked at by popularity
         self._splits = {}
-        for split, pairs in (("valid", dataset.valid), ("test", dataset.test)):
-            blocks = make_blocks(np.unique(pairs[:, 0]), seen, settings.block_size, placement.num_block_shares)
-            self._splits[split] = (placement.whole(blocks), blocks.users, group_by_user(pairs, dataset.num_users))
+        for split in ("valid", "test"):
+            blocks, positives = blocks_and_positives(
+                experiment.dataset, split, settings.block_size, placement.num_block_shares
+            )
+            self._splits[split] = (placement.whole(blocks), blocks.users, positives)
 
         def rank(shard: Shard, params: dict, inputs: Inputs, blocks: UserBlocks) -> jax.Array:
             out: Any = experiment.model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
@@ -34,14 +37,19 @@ class Evaluator:
 
         self._rank = placement.run(rank)
 
-    def __call__(self, params: dict, split: str) -> dict[str, float]:
+    def __call__(self, params: dict, split: str, by_popularity: bool = False) -> dict[str, Any]:
         """Metrics of a split, `{"valid/recall@20": ...}`, averaged over its users; train items are left out.
 
         Args:
           params: the model's parameters.
           split: "valid" or "test".
+          by_popularity: adds "test_by_popularity", see `found_by_popularity`, at the cut-off of evaluation.metric.
         """
         blocks, users, positives = self._splits[split]
         top_items = jax.device_get(self._rank(params, self._inputs, blocks))
         metrics = split_metrics(top_items, users, positives, self._ks)
-        return {f"{split}/{name}": value for name, value in metrics.items()}
+        named: dict[str, Any] = {f"{split}/{name}": value for name, value in metrics.items()}
+        if by_popularity:
+            lists = top_items[..., : self._k]
+            named[f"{split}_by_popularity"] = found_by_popularity(self._dataset, split, np.asarray(users), lists)
+        return named

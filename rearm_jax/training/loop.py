@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,22 +11,29 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
+from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.disk import say_disk
+from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
+from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.residual import fit_residual, residual_metrics, saved_residual, weigh_residual
 from rearm_jax.training.result import describe_run
+from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
+from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
@@ -37,8 +42,13 @@ from rearm_jax.training.writer import RunWriter
 CALL_SECONDS = 4.0
 
 
-def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
-    """Trains until early stopping or num_epochs, from where the run folder stands.
+def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
+    """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
+
+    Args:
+      experiment: what is trained.
+      workdir: run folder, made where it is missing.
+      lock: of the folder, held by the caller; where it is lost, nothing more is saved.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -48,8 +58,12 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
+    if isinstance(experiment.model, Fitted):
+        with _disk_explained(workdir):
+            return train_fitted(experiment, workdir, lock), None
     config, placement = experiment.config, place(experiment)
-    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows) as checkpoints:
+    keep = config.checkpoints.keep
+    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:
         state, progress = _start(placement, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
@@ -59,8 +73,12 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             )
             return result, None
 
+        if is_first():
+            say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
-        check_shared(epath.Path(workdir) / CONFIG_FILE)
+        check_shared(run_path(workdir) / CONFIG_FILE)
+        if experiment.residual:
+            fit_residual(experiment, workdir)
         inputs = placement.inputs()
         evaluate = Evaluator(placement, inputs)
         run_steps = compile_steps(placement, inputs)
@@ -72,6 +90,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             with _open_writer(workdir, config, int(state.step)) as writer:
                 while not is_over():
                     state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    if lock:
+                        lock.check()
                     if stopped_by is not None:
                         _save(checkpoints, state, progress, math.nan)
                         checkpoints.wait()
@@ -83,8 +103,12 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, placement.like().params)
-            result = evaluate(params, "valid") | evaluate(params, "test") | describe_run(experiment, progress)
-            result |= {"best_step": best_step, "steps": int(state.step)}
+            if experiment.residual:
+                scores = dot_products(*placement.representations(params, inputs))
+                result = weigh_residual(experiment, workdir, best_step, scores)
+            else:
+                result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
+            result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
             return result, None
@@ -94,12 +118,19 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     """Metrics on validation and test of a run's best checkpoint; reads the parameters alone.
 
     Raises:
-      CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
+      CheckpointError: there is no evaluated checkpoint, it belongs to other data, or the run has a residual and has not
+        ended.
     """
+    if isinstance(experiment.model, Fitted):
+        return evaluate_fitted(experiment, workdir)
     placement = place(experiment)
     step, params = best_params(placement, workdir)
     logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(placement, placement.inputs())
+    inputs = placement.inputs()
+    if experiment.residual:
+        residual = saved_residual(experiment, workdir, step)
+        return residual_metrics(experiment, residual, dot_products(*placement.representations(params, inputs)))
+    evaluate = Evaluator(placement, inputs)
     return evaluate(params, "valid") | evaluate(params, "test")
 
 
@@ -113,15 +144,15 @@ def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        _check_data(placement.experiment, checkpoints.read_progress(step)["content_hash"], workdir)
+        check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
         return step, checkpoints.restore_params(step, placement.like().params)
 
 
 def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state at the latest checkpoint, or a new one."""
-    step = checkpoints.resume_step()
+    dataset, step = placement.experiment.dataset, checkpoints.resume_step()
     if step is None:
-        return placement.state(), Progress(placement.experiment.dataset.content_hash)
+        return placement.state(), Progress(dataset.content_hash, sizes=data_sizes(dataset))
 
     like = placement.like()
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
@@ -129,7 +160,8 @@ def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, 
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    _check_data(placement.experiment, progress.content_hash, checkpoints.directory)
+    check_data(checkpoints.directory, saved, dataset)
+    progress.sizes = data_sizes(dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
@@ -186,15 +218,7 @@ def _run_epoch(
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     done = int(state.step) - progress.epoch * total
     speed = progress.timed_steps / progress.step_seconds if progress.step_seconds else 0.0
-    bar = tqdm(
-        desc=f"epoch {progress.epoch + 1}",
-        total=total,
-        initial=done,
-        unit="step",
-        leave=False,
-        disable=not (config.log.progress and sys.stderr.isatty()),
-    )
-    with bar:
+    with EpochDisplay(progress.epoch + 1, total, done, config.log.progress) as display:
         while True:
             call_steps = min(total - done, max(1, round(speed * CALL_SECONDS)))
             stopped_by, call_steps = agree(request.signal, call_steps)
@@ -211,7 +235,7 @@ def _run_epoch(
             progress.timed_steps += call_steps
             speed = call_steps / seconds
             done += call_steps
-            bar.update(call_steps)
+            display.update(call_steps)
     check_state(state)
     return state, stopped_by
 
@@ -233,6 +257,7 @@ def _end_epoch(
     if progress.epoch % config.eval_every and progress.epoch < config.num_epochs:
         if writer:
             writer.write(step, {"epoch": progress.epoch} | values)
+        logging.info("epoch %d  step %d  loss %.4f", progress.epoch, step, values["train/loss"])
         return
     start = time.perf_counter()
     values |= evaluate(state.params, "valid")
@@ -272,12 +297,6 @@ def _disk_explained(workdir: str) -> Iterator[None]:
             f"{workdir} cannot be written or read: {error}. See that the disk has room and the folder is writable; "
             "the same command goes on from the last checkpoint"
         ) from error
-
-
-def _check_data(experiment: Experiment, content_hash: str, folder: str | os.PathLike) -> None:
-    here = experiment.dataset.content_hash
-    if content_hash != here:
-        raise CheckpointError(f"{folder} was trained on other data: its hash {content_hash}, here {here}")
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, progress: Progress, metric: float) -> None:

@@ -14,7 +14,7 @@ from absl import logging
 
 from rearm_jax.evaluation.ranking import UserBlocks, rank_items
 from rearm_jax.evaluation.ranking_by_row import rank_items_by_row
-from rearm_jax.experiment import Experiment, abstract_params, init_params
+from rearm_jax.experiment import Experiment, abstract_params, in_precision, init_params
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.row_adjacency import RowAdjacency, shard_adjacency
 from rearm_jax.parallel.mesh import (
@@ -26,7 +26,7 @@ from rearm_jax.parallel.mesh import (
     row_parallel,
     sharded_like,
 )
-from rearm_jax.parallel.rows import AXIS, RowCounts, Shard, is_table
+from rearm_jax.parallel.rows import AXIS, Nodes, RowCounts, Shard, is_table
 from rearm_jax.recommender.contract import Inputs, Representations
 from rearm_jax.training.sampling import Sampler, cut_sampler
 from rearm_jax.training.step import TrainState
@@ -72,7 +72,7 @@ class Placement:
         Returns:
           A function of args, compiled at its first call.
         """
-        return data_parallel(fn, self.devices, donate)
+        return data_parallel(in_precision(self.experiment.config, fn), self.devices, donate)
 
     def whole(self, tree: Any) -> Any:
         """Puts a tree on every device as it is."""
@@ -95,6 +95,22 @@ class Placement:
         """Shapes, dtypes and shardings of the train state."""
         sharding = replicated(self.devices)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes())
+
+    def representations(self, params: dict, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of all users and all items, on the host: float32 (num_users, c) and (num_items, c).
+
+        Args:
+          params: the model's, as they are placed.
+          inputs: of `inputs`.
+        """
+        model = self.experiment.model
+
+        def forward(shard: Shard, params: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+            out: Any = model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
+            return (shard.gather(out.users), shard.gather(out.items)) if shard.by_row else (out.users, out.items)
+
+        users, items = jax.device_get(self.run(forward)(params, inputs))
+        return users[: self.experiment.dataset.num_users], items[: self.experiment.dataset.num_items]  # no padding
 
     def rank(self, shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
         """The k best items of each user of the blocks, int32 (num_blocks, block, k), inside of a function of `run`."""
@@ -126,6 +142,7 @@ class RowPlacement(Placement):
 
     def run(self, fn: Callable, donate: bool = False) -> Callable:
         compiled: Callable | None = None
+        fn = in_precision(self.experiment.config, fn)
 
         def call(*args: Any) -> Any:
             nonlocal compiled

@@ -17,6 +17,7 @@ class Progress:
     seconds: float = 0.0  # in training and evaluation, over all processes of the run
     step_seconds: float = 0.0  # in train steps, compilation left out
     timed_steps: int = 0  # the steps of `step_seconds`
+    sizes: dict[str, int] | None = None  # of the data; None in checkpoints of earlier versions
 
     def observe(self, value: float) -> None:
         """Takes the validation metric of the epoch that just ended. A strict gain counts; NaN never does."""

@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rearm_jax.errors import CheckpointError
-from rearm_jax.training.digest import DELETED, delete_step, file_digests, find_damage, read_record, write_record
+from rearm_jax.training.digest import DELETED, GONE, delete_step, file_digests, find_damage, read_record, write_record
 
 
 class Records:
@@ -20,14 +20,15 @@ class Records:
     Attributes:
       directory: holds a folder for each step, named by its number.
       found: step -> record {"step", "metric" (None where unknown), "progress", "table_rows", "files"}; also of the step
-        being saved, then without "files", which only process 0 ever has.
+        being saved, then without "files", which only process 0 ever has. "params_only" is true where the rest is gone.
       damaged: step -> what is wrong with its record.
       unfinished: steps without a record, newer than all that have one: their saves were cut short.
       half_deleted: steps that were being deleted.
     """
 
-    def __init__(self, directory: epath.Path):
-        self.directory = directory
+    def __init__(self, directory: epath.Path, keep: str = "whole"):
+        """Args: where the steps lie; `config.checkpoints.keep`."""
+        self.directory, self._keep = directory, keep
         self.read()
 
     def folder(self, step: int) -> epath.Path:
@@ -61,6 +62,9 @@ class Records:
         self.found[step] = record
         for old in set(self.found) - self._to_keep():
             delete_step(self.folder(old))
+        if self._keep == "params":
+            for old in self._to_keep() - set(sorted(self.found)[-2:]):
+                self._drop_rest(old)
 
     def change(self, step: int, progress: dict, metric: float | None) -> None:
         """Replaces the progress of a finished step, and its metric unless None; the arrays stay as they are."""
@@ -100,6 +104,8 @@ class Records:
                 wrong.append((step, f"damaged: {self.damaged[step]}"))
             elif step in self.unfinished:
                 wrong.append((step, "its save was not finished"))
+            elif self.found[step].get("params_only"):
+                wrong.append((step, "kept without its optimiser state, as checkpoints.keep says"))
             elif damage := find_damage(self.folder(step), self.found[step]):
                 wrong.append((step, f"damaged: {damage}"))
             else:
@@ -127,6 +133,18 @@ class Records:
             "the other steps, the best of which then counts as the best"
         )
 
+    def _drop_rest(self, step: int) -> None:
+        record = self.found[step]
+        if not record.get("params_only"):  # the record goes first: a kill between the two leaves no damage
+            files = {name: digest for name, digest in record["files"].items() if not name.startswith("rest/")}
+            record = self.found[step] = record | {"files": files, "params_only": True}
+            write_record(self.folder(step), record)
+        rest = self.folder(step) / "rest"
+        if rest.exists():
+            gone = self.directory / f"{step}.rest{GONE}"  # in one stroke, for whoever reads the parameters just now
+            rest.rename(gone)
+            gone.rmtree()
+
     def _to_keep(self) -> set[int]:
         """The latest two steps, and the best of all but the latest: the state of the run before it."""
         steps = sorted(self.found)
@@ -147,6 +165,8 @@ class Records:
             self._raise_if_damaged(best, "params")
 
     def _raise_if_damaged(self, step: int, item: str) -> None:
+        if item == "rest" and self.found[step].get("params_only"):
+            raise CheckpointError(f"{self.folder(step)} was kept without its optimiser state: evaluate it, no more")
         damage = find_damage(self.folder(step), self.found[step], item)
         if damage:
             raise self.damage_error(step, damage)

@@ -132,8 +132,6 @@ def test_features_that_are_not_finite_are_refused_before_anything_is_written(tmp
         data__source="folder",
         data__root=str(tmp_path / "data"),
         data__modalities=("image",),
-        graph__user_modality_weights=(1.0,),
-        graph__item_modality_weights=(1.0,),
         graph__cache_dir=str(tmp_path / "cache"),
     )
     with pytest.raises(DataError, match=r"image_feat\.npy, row 0, column 0"):

@@ -10,13 +10,14 @@ The paper's figure shows the two kinds of features before and after training. He
 """
 
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from rearm_jax.experiment import Experiment
+from rearm_jax.experiment import Experiment, in_precision
 from rearm_jax.recommender.contract import Inputs, Recommender
 
 SHARED = "shared"  # the kind of features that the meta-network gives
@@ -70,7 +71,8 @@ class Inside(NamedTuple):
 def look_inside(experiment: Experiment, params: Mapping) -> Inside:
     """Runs the model of `experiment`, a REARM, and keeps what lies on the way."""
     sample = sample_rows(experiment.dataset.num_items, ATTENTION_SAMPLE)
-    shown = jax.device_get(_shown(experiment.model, params, experiment.inputs))
+    forward = in_precision(experiment.config, functools.partial(_shown, experiment.model))
+    shown = jax.device_get(jax.jit(forward)(params, experiment.inputs))
     attention = []
     for use, (query, context) in _with_prefix(shown, "attention: ").items():
         name, kind = use.split(",")[0].rsplit(" ", 1)
@@ -128,11 +130,10 @@ def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[
     return scalars
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _shown(model: Recommender, params: Mapping, inputs: Inputs) -> dict:
     """What the model's forward pass sows for the report, in its order."""
     _, state = model.apply({"params": params}, inputs, mutable=["shown"])
-    return {name: sown for name, (sown,) in state["shown"].items()}
+    return OrderedDict((name, sown) for name, (sown,) in state["shown"].items())  # jit sorts the names of a dict
 
 
 def _with_prefix(shown: Mapping, prefix: str) -> dict:

@@ -1,12 +1,14 @@
 """The page: frame, head and foot around the sections."""
 
 import importlib.resources
+import re
 import string
 from collections.abc import Mapping
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.report.markup import Markup, element, join
 from rearm_jax.inference.report.sections import SECTIONS, YARDSTICKS, title
+from rearm_jax.training.outcome import headline_metrics, weaknesses
 
 
 def render(title: str, body: str) -> str:
@@ -16,27 +18,29 @@ def render(title: str, body: str) -> str:
 
 
 def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
-    """Name of the run, its data, and the headline metrics on test beside the yardsticks."""
+    """Name of the run, its data, what is weak about it, and the headline metrics on test beside the yardsticks."""
     widths = ", ".join(f"{name} ({table.shape[1]} wide)" for name, table in dataset.features.items())
     data = (
         f"{dataset.num_users:,} users · {dataset.num_items:,} items · interactions: {len(dataset.train):,} train, "
         f"{len(dataset.valid):,} validation, {len(dataset.test):,} test · features: {widths}"
     )
+    epochs = f"best epoch {result['best_epoch']} of {result['epochs']} · " if result["epochs"] else ""
     run_facts = (
-        f"best epoch {result['best_epoch']} of {result['epochs']} · {result['seconds']:,.0f} s of training on "
+        f"{epochs}{result['seconds']:,.0f} s of training on "
         f"{', '.join(result['devices'])} · seed {result['seed']} · protocol {result['protocol']}"
     )
-    cutoff = metric.split("@")[1]
-    shown = dict.fromkeys((metric, f"recall@{cutoff}", f"ndcg@{cutoff}", f"precision@{cutoff}", f"hitrate@{cutoff}"))
+    residual = result.get("residual")
+    beside = f" + {residual['weight']:g} {title(residual['model'])}" if residual else ""
     links = [element("li", element("a", name, href=f"#{anchor}")) for anchor, name in SECTIONS.items()]
     return element(
         "header",
-        element("p", f"{title(result['model'])} · a trained run", class_="kicker"),
+        element("p", f"{title(result['model'])}{beside} · a trained run", class_="kicker"),
         element("h1", run),
         element("p", data, class_="facts"),
         element("p", run_facts, class_="facts"),
+        *(element("p", *_flags_as_code(text), class_="weakness") for text in weaknesses(result, metric)),
         element("p", "On the test split, beside two yardsticks:", class_="tiles-title"),
-        element("div", *(_tile(name, result) for name in list(shown)[:4]), class_="tiles"),
+        element("div", *(_tile(name, result) for name in headline_metrics(metric)), class_="tiles"),
         element("nav", element("ul", *links), aria_label="Sections"),
     )
 
@@ -45,6 +49,11 @@ def foot(result: Mapping) -> Markup:
     """What the run was made with."""
     versions = " · ".join(f"{name} {version}" for name, version in result["versions"].items())
     return element("footer", element("p", versions), element("p", f"data: sha256 {result['content_hash']}"))
+
+
+def _flags_as_code(text: str) -> list[str]:
+    parts = re.split(r"(--[\w.]+(?:=[\w.-]*\w)?)", text)
+    return [element("code", part) if part.startswith("--") else part for part in parts]
 
 
 def _tile(metric: str, result: Mapping) -> Markup:

@@ -14,6 +14,7 @@ from rearm_jax.inference.report.measures import Estimate, GraphSide, Group, Neig
 
 YARDSTICKS = {"most_popular": "most popular", "random": "random"}
 SECTIONS = {
+    "users": "Users and their lists",
     "training": "Training",
     "features": "Modal-shared and modal-unique features",
     "recall": "Recall by popularity and history",
@@ -38,25 +39,34 @@ def training(drawing: Drawing, metric: str) -> Markup:
         "Loss: on a logarithmic axis, without parts of weight 0. Validation: metrics after each epoch. The dotted line "
         "marks the best epoch."
     )
-    return _section("training", text, _figure(drawing, caption))
+    return section("training", text, _figure(drawing, caption))
+
+
+def without_training(model: str) -> Markup:
+    text = f"{title(model)} is fitted in closed form, at once: there are no epochs and no losses to show."
+    return section("training", text)
 
 
 def without_features(model: str) -> Markup:
-    text = (
-        f"{title(model)} has no modalities: it learns from ID embeddings and the user-item graph alone, so that "
-        "there is nothing modal to share or to keep apart."
-    )
-    return _section("features", text)
+    text = f"{title(model)} has no modalities, so that there is nothing modal to share or to keep apart."
+    return section("features", text)
 
 
 def features(drawing: Drawing, embeddings: Mapping[tuple[str, str], Embedding]) -> Markup:
     points = next(iter(embeddings.values())).points
-    unique = ", ".join(kind for kind in points if kind != SHARED)
+    unique = [kind for kind in points if kind != SHARED]
+    if len(unique) == 1:
+        about = "the features after propagation over the user-item graph", "them"
+    else:
+        about = (
+            "the features of one modality after propagation over the user-item graph, which the orthogonal loss pushes "
+            "apart",
+            "all modalities",
+        )
     text = (
-        f"Each user and each item is drawn once for each kind of features. Modal-unique ({unique}): the features of "
-        "one modality after propagation over the user-item graph, which the orthogonal loss pushes apart. "
-        f"Modal-shared ({SHARED}): what the meta-network distils from all modalities, as a transformation of the ID "
-        "embedding."
+        f"Each user and each item is drawn once for each kind of features. Modal-unique ({', '.join(unique)}): "
+        f"{about[0]}. Modal-shared ({SHARED}): what the meta-network distils from {about[1]}, as a transformation of "
+        "the ID embedding."
     )
     caption = (
         f"t-SNE of at most {SAMPLE_SIZE} users and {SAMPLE_SIZE} items, drawn at random, the same before and after "
@@ -72,7 +82,7 @@ def features(drawing: Drawing, embeddings: Mapping[tuple[str, str], Embedding]) 
         (side, *(_signed(embeddings[side, when].silhouette).removeprefix("+") for when in times))
         for side in dict.fromkeys(side for side, _ in embeddings)
     ]
-    return _section(
+    return section(
         "features",
         text,
         _figure(drawing, caption),
@@ -96,18 +106,18 @@ def recall(drawing: Drawing, item_groups: Sequence[Group], user_groups: Sequence
         "By popularity of the item", ("train interactions", "items", *results), map(_group_row, item_groups)
     )
     by_users = table("By history of the user", ("train interactions", "users", *results), map(_group_row, user_groups))
-    return _section("recall", text, _figure(drawing, caption), by_items, by_users)
+    return section("recall", text, _figure(drawing, caption), by_items, by_users)
 
 
 def without_attention(model: str) -> Markup:
-    return _section("attention", f"{title(model)} has no attention.")
+    return section("attention", f"{title(model)} has no attention.")
 
 
 def attention(drawing: Drawing, before: Mapping, after: Mapping, dim: int) -> Markup:
+    where = ", in each modality (self) and across modalities (cross: another one asks)" if len(after) > 1 else ""
     text = (
-        f"Attention works within an item: its {dim} feature coordinates attend to each other, in each modality (self) "
-        "and across modalities (cross: the other one asks). Query, key and value are scalars, so that all it learns "
-        "are the three numbers of the table."
+        f"Attention works within an item: its {dim} feature coordinates attend to each other{where}. Query, key and "
+        "value are scalars, so that all it learns are the three numbers of the table."
     )
     caption = (
         "Thick: the middle half; thin: 5th to 95th percentile; dot: median. What a query attends to: exp of the "
@@ -123,7 +133,7 @@ def attention(drawing: Drawing, before: Mapping, after: Mapping, dim: int) -> Ma
         pairs = zip(before[name], after[name], strict=True)
         rows.append((name, *(f"{_signed(old)} → {_signed(new)}" for old, new in pairs)))
     scalars = table("Learned scalars, before → after training", ("attention", "coupling", "tilt", "gain"), rows)
-    return _section("attention", text, _figure(drawing, caption), scalars, _note(note))
+    return section("attention", text, _figure(drawing, caption), scalars, _note(note))
 
 
 def graphs(drawing: Drawing, sides: Sequence[GraphSide], model: str) -> Markup:
@@ -132,7 +142,7 @@ def graphs(drawing: Drawing, sides: Sequence[GraphSide], model: str) -> Markup:
         "Who interacted with what (user-item)"
         + (", users alike by co-occurrence and interest (user-user)" if "user-user" in names else "")
         + (", items alike by co-occurrence and features (item-item)" if "item-item" in names else "")
-        + f". These are the graphs that {title(model)} reads."
+        + f". {title(model)} learns from these."
     )
     caption = (
         "Share of the nodes with at least as many train interactions, or that at least as many others list among "
@@ -144,34 +154,37 @@ def graphs(drawing: Drawing, sides: Sequence[GraphSide], model: str) -> Markup:
     )
     header = ("graph", "nodes", "entries", "mean degree", "median", "largest", "degree 0", "isolated")
     statistics = table("Graphs", header, map(_graph_row, sides))
-    return _section("graphs", text, _figure(drawing, caption), statistics, _note(note))
+    return section("graphs", text, _figure(drawing, caption), statistics, _note(note))
 
 
 def neighbours(
     popular: Sequence[Neighbours], rare: Sequence[Neighbours], names: np.ndarray, counts: np.ndarray
 ) -> Markup:
-    def name(item: int) -> str:
-        return f"item {names[item]}" if names.dtype.kind in "iu" else str(names[item])
-
     def card(shown: Neighbours) -> Markup:
-        lines = zip(shown.neighbours, shown.similarities, strict=True)
-        items = [element("li", element("span", name(item)), element("span", f"{value:.2f}")) for item, value in lines]
-        interactions = f"{counts[shown.item]:,} train interaction{'s' if counts[shown.item] != 1 else ''}"
-        return element(
-            "article", element("h4", name(shown.item)), element("p", interactions), element("ol", *items), class_="card"
-        )
+        items = [
+            element("li", element("span", item_name(names, item)), element("span", f"{value:.2f}"))
+            for item, value in zip(shown.neighbours, shown.similarities, strict=True)
+        ]
+        heading = element("h4", item_name(names, shown.item))
+        interactions = element("p", plural(counts[shown.item], "train interaction"))
+        return element("article", heading, interactions, element("ol", *items), class_="card")
 
     def cards(title: str, group: Sequence[Neighbours]) -> list[Markup]:
         if not group:
             return []
         return [element("h3", title), element("div", *map(card, group), class_="cards")]
 
-    return _section(
+    return section(
         "neighbours",
         "The items whose representations point in the most similar direction, with the cosine.",
         *cards("Popular items", popular),
         *cards("Rare items", rare),
     )
+
+
+def without_neighbours(model: str) -> Markup:
+    text = f"{title(model)} has no vectors of items, so that no item is near another in the sense of this section."
+    return section("neighbours", text)
 
 
 def numbers(result: Mapping, settings: Mapping) -> Markup:
@@ -184,7 +197,7 @@ def numbers(result: Mapping, settings: Mapping) -> Markup:
         (metric, *(f"{values[f'{split}/{metric}']:.4f}" for split in ("test", "valid") for values in columns.values()))
         for metric in metrics
     ]
-    return _section(
+    return section(
         "numbers",
         "Metrics are means over the users with a positive in the split; all items are ranked, train items left out.",
         table("Metrics", ("metric", *header), rows),
@@ -196,7 +209,18 @@ def numbers(result: Mapping, settings: Mapping) -> Markup:
     )
 
 
-def _section(anchor: str, text: str, *children: Markup) -> Markup:
+def item_name(names: np.ndarray, item: int) -> str:
+    """The name of an item, "item 3" where it has a number alone."""
+    return f"item {names[item]}" if names.dtype.kind in "iu" else str(names[item])
+
+
+def plural(count: int, noun: str) -> str:
+    """1 item, 2,000 items."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
+def section(anchor: str, text: str, *children: Markup) -> Markup:
+    """A section of the page, under the heading that SECTIONS names."""
     return element("section", element("h2", SECTIONS[anchor]), element("p", text), *children, id=anchor)
 
 

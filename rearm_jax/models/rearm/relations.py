@@ -5,8 +5,10 @@ modalities' kNN graphs weighted by graph.user_modality_weights; item_item likewi
 of weight 0 is not built.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,16 @@ from ml_collections import ConfigDict
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs import knn, relations
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency, user_item_adjacency
-from rearm_jax.graphs.cache import cached_graph
+from rearm_jax.graphs.cache import cached_graph, graph_path
+from rearm_jax.settings import modality_weights
 
 _Build = Callable[[], scipy.sparse.csr_array]
 
 
 def build_relations(dataset: Dataset, config: ConfigDict) -> dict[str, Adjacency]:
     """{"user_item": ..., "user_user": ..., "item_item": ...}, each relation built or taken from the cache.
+
+    A side both of whose relations are switched off has no graph.
 
     Args:
       dataset: the modalities of `features`, in order, are those of the modality weights.
@@ -35,10 +40,12 @@ def build_relations(dataset: Dataset, config: ConfigDict) -> dict[str, Adjacency
       ConfigError: a kNN graph needs approximate search (see graphs/knn.py), and faiss is not installed.
     """
     sides = [_Side(dataset, config, "user"), _Side(dataset, config, "item")]
-    if "approx" in [side.knn_method for side in sides if side.has_neighbours]:
+    if any(side.knn_method == "approx" and side.must_search() for side in sides):
         knn.check_installed(config.graph.knn)
     graphs = {"user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items)}
     for side in sides:
+        if side.is_off:
+            continue
         graphs[f"{side.name}_{side.name}"] = make_adjacency(side.combined(), (side.name,))
     return graphs
 
@@ -52,35 +59,47 @@ class _Side:
         self._dataset, self._config = dataset, config
         self._num_nodes = {"user": dataset.num_users, "item": dataset.num_items}[name]
         self._k = graph[f"{name}_knn_k"]
-        self._weight = graph[f"{name}_cooccurrence_weight"]
-        self._modality_weights = graph[f"{name}_modality_weights"]
-        self.has_neighbours = self._weight != 1
+        neighbours = {"user": "user_interest", "item": "item_semantic"}[name]
+        cooccurrence, similarity = graph[f"{name}_cooccurrence"], graph[neighbours]
+        self.is_off = not (cooccurrence or similarity)
+        # Of a relation that is switched off, the other takes the weight.
+        self._weight = graph[f"{name}_cooccurrence_weight"] if cooccurrence and similarity else float(cooccurrence)
+        weights = modality_weights(graph[f"{name}_modality_weights"], len(dataset.features))
+        self._modality_weights = dict(zip(dataset.features, weights, strict=True))
+        self.has_neighbours = self._weight != 1 and not self.is_off
+        self.has_cooccurrence = self._weight != 0 and not self.is_off
         self.knn_method = knn.choose_method(graph.knn, self._num_nodes)
+        relations.check_k(self._k, self._num_nodes)
 
     def combined(self) -> scipy.sparse.csr_array:
         """The weighted sum of the relations, float32 (n, n)."""
         parts = self._cooccurrence, self._over_modalities
         return relations.combine((self._weight, 1 - self._weight), parts)
 
+    def must_search(self) -> bool:
+        """Whether a kNN graph is needed that the cache does not hold."""
+        used = [modality for modality, weight in self._modality_weights.items() if weight != 0]
+        paths = [self._path(*self._neighbours_key(modality)) for modality in used]
+        return self.has_neighbours and any(path is None or not os.path.exists(path) for path in paths)
+
     def _over_modalities(self) -> scipy.sparse.csr_array:
-        parts = [partial(self._neighbours, modality) for modality in self._dataset.features]
-        return relations.combine(self._modality_weights, parts)
+        parts = [partial(self._neighbours, modality) for modality in self._modality_weights]
+        return relations.combine(tuple(self._modality_weights.values()), parts)
 
     def _cooccurrence(self) -> scipy.sparse.csr_array:
         reference = self._config.protocol == "reference"
         settings: dict[str, Any] = {"k": self._k}
         if reference:
             # The padding of items goes on where that of users has stopped: it depends on their settings, too.
-            graph = self._config.graph
-            settings["padding"] = [self._config.seed, graph.user_knn_k, graph.user_cooccurrence_weight != 0]
+            users = _Side(self._dataset, self._config, "user")
+            settings["padding"] = [self._config.seed, users._k, users.has_cooccurrence]
 
         def build() -> scipy.sparse.csr_array:
             if not reference:
                 return self._count(None)
             padding = np.random.RandomState(self._config.seed)
-            users = _Side(self._dataset, self._config, "user")
             # One source for both graphs, users first: the order of the published code.
-            if self.name == "item" and users._weight != 0:
+            if self.name == "item" and users.has_cooccurrence:
                 users._count(padding)
             return self._count(padding)
 
@@ -101,7 +120,7 @@ class _Side:
     def _neighbours(self, modality: str) -> scipy.sparse.csr_array:
         """User interest or item semantic graph of a modality."""
         dataset, features = self._dataset, self._dataset.features[modality]
-        name = {"user": f"user interest ({modality})", "item": f"item semantic ({modality})"}[self.name]
+        name, settings = self._neighbours_key(modality)
 
         def build() -> scipy.sparse.csr_array:
             table = features
@@ -109,9 +128,14 @@ class _Side:
                 table = relations.user_interest_features(dataset.train, dataset.num_users, features)
             return relations.knn_graph(table, self._k, name, self.knn_method)
 
-        return self._cached(name, build, {"k": self._k, "method": self.knn_method})
+        return self._cached(name, build, settings)
+
+    def _neighbours_key(self, modality: str) -> tuple[str, dict]:
+        name = {"user": f"user interest ({modality})", "item": f"item semantic ({modality})"}[self.name]
+        return name, {"k": self._k, "method": self.knn_method}
 
     def _cached(self, name: str, build: _Build, settings: dict) -> scipy.sparse.csr_array:
-        return cached_graph(
-            name, build, self._num_nodes, self._dataset.content_hash, settings, self._config.graph.cache_dir
-        )
+        return cached_graph(name, build, self._num_nodes, self._path(name, settings))
+
+    def _path(self, name: str, settings: dict) -> Path | None:
+        return graph_path(name, self._dataset.content_hash, settings, self._config.graph.cache_dir)

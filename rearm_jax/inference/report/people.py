@@ -1,0 +1,85 @@
+"""Some users by name: what they had in train, and what the model recommends to them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rearm_jax.data.dataset import Dataset
+from rearm_jax.inference.recommend import recommend
+from rearm_jax.inference.report.markup import Markup, element
+from rearm_jax.inference.report.sections import item_name, plural, section
+from rearm_jax.inference.trained import Trained
+
+NUM_USERS = 10
+NUM_PLACES = 10  # items of a history that are shown, and places in a list
+SEED = 0
+
+
+class Person(NamedTuple):
+    """A user with numbers of items.
+
+    Attributes:
+      user: what the user is called outside.
+      history: some of the user's train items, drawn at random.
+      num_train: how many train items there are.
+      recommended: the list, best first.
+      valid, test: what was held out of training.
+    """
+
+    user: str | int
+    history: list[int]
+    num_train: int
+    recommended: list[int]
+    valid: set[int]
+    test: set[int]
+
+
+def people(trained: Trained) -> list[Person]:
+    """NUM_USERS users with train and test interactions, drawn at random, fewer where there are not as many."""
+    dataset, random = trained.experiment.dataset, np.random.default_rng(SEED)
+    candidates = np.intersect1d(dataset.train[:, 0], dataset.test[:, 0])
+    if not len(candidates):
+        return []
+    users = np.sort(random.choice(candidates, min(NUM_USERS, len(candidates)), replace=False))
+    _, blocks = recommend(trained, dataset.labels.user_ids[users].tolist(), min(NUM_PLACES, dataset.num_items))
+    lists = [row for block in blocks for row in block.items.tolist()]
+    found = []
+    for user, listed in zip(users, lists, strict=True):
+        train, valid, test = (_items_of(dataset, split, user) for split in ("train", "valid", "test"))
+        history = random.choice(train, min(NUM_PLACES, len(train)), replace=False).tolist()
+        shown = [item for item in listed if item >= 0]
+        name = dataset.labels.user_ids[user].item()
+        found.append(Person(name, history, len(train), shown, set(valid.tolist()), set(test.tolist())))
+    return found
+
+
+def users_section(shown: list[Person], names: np.ndarray) -> Markup:
+    """A card for each user; `names` are those of the items, as `Labels.item_names`."""
+    text = (
+        f"{len(shown)} users, drawn at random from those with train and test interactions: some of what they had in "
+        "train, and the first places of their lists, without train items. What was held out of training, and is what "
+        "a list should find, says so."
+    )
+    return section("users", text, element("div", *(_card(person, names) for person in shown), class_="cards"))
+
+
+def _card(person: Person, names: np.ndarray) -> Markup:
+    history = [item_name(names, item) for item in person.history]
+    more = person.num_train - len(history)
+    had = f"had {'; '.join(history)}{f'; and {more:,} more' if more else ''}"
+    places = [
+        element("li", element("span", item_name(names, item)), element("span", _mark(person, item)))
+        for item in person.recommended
+    ]
+    name = f"user {person.user}" if isinstance(person.user, int) else person.user
+    heading = element("h3", name), element("p", plural(person.num_train, "train interaction"))
+    return element("article", *heading, element("p", had, class_="history"), element("ol", *places), class_="card")
+
+
+def _mark(person: Person, item: int) -> str:
+    return "✓ test" if item in person.test else "✓ validation" if item in person.valid else ""
+
+
+def _items_of(dataset: Dataset, split: str, user: int) -> np.ndarray:
+    pairs = getattr(dataset, split)
+    return pairs[pairs[:, 0] == user, 1]
