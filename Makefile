@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m rearm_jax.main --config configs/demo.py
 
+# A file at a time in each of two processes: most of the time goes into compiling, which uses one core and a bit.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Kills, flipped bits, full disks and bad input, all in full; docs/reliability.md has the figures of the last run.
 faults: .venv/installed-dev

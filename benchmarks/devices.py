@@ -27,14 +27,13 @@ import scipy.sparse
 from benchmarks.machine import describe
 from configs import baby
 from rearm_jax.data.dataset import make_dataset
-from rearm_jax.experiment import Experiment, make_model, make_optimizer
-from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.graphs.relations import user_item_graph
-from rearm_jax.graphs.row_adjacency import shard_adjacency
-from rearm_jax.training.parallel import AXIS, row_parallel
-from rearm_jax.training.placement import row_counts, state_like
-from rearm_jax.training.sampling import cut_sampler, make_sampler
+from rearm_jax.experiment import Experiment, abstract_params, make_optimizer
+from rearm_jax.graphs.adjacency import Adjacency, make_adjacency, user_item_adjacency
+from rearm_jax.models.rearm import REARM
+from rearm_jax.parallel.mesh import row_parallel
+from rearm_jax.parallel.rows import is_table
+from rearm_jax.training.placement import RowPlacement, place
+from rearm_jax.training.sampling import make_sampler
 from rearm_jax.training.step import train_steps
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,37 +57,24 @@ def random_experiment(num_users: int, num_items: int) -> Experiment:
     features = {name: random.standard_normal((num_items, _WIDTH), np.float32) for name in config.data.modalities}
     train = np.delete(pairs, held_out, axis=0)
     dataset = make_dataset(train, pairs[held_out[:1000]], pairs[held_out[1000:]], features, num_users)
-    graphs = Graphs(
-        user_item=make_adjacency(user_item_graph(dataset.train, num_users, num_items), symmetric=True),
-        user_user=_random_graph(random, num_users, 2 * config.graph.user_knn_k),
-        item_item=_random_graph(random, num_items, 2 * config.graph.item_knn_k),
-    )
-    return Experiment(config, dataset, graphs, make_model(config, dataset), make_optimizer(config, len(dataset.train)))
-
-
-def compile_step(experiment: Experiment) -> tuple[jax.stages.Compiled, tuple]:
-    """The train step by row, compiled for arrays that are never made: (the program, shapes of its arguments)."""
-    config, (users, items, _) = experiment.config, row_counts(experiment)
-    state = state_like(experiment)
-    by_row, whole = state.params["user_id_table"].sharding, state.step.sharding
-
-    def placed(tree, sharding):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
-
-    kinds = {"user_item": (users, items), "user_user": (users,), "item_item": (items,)}
-    count = jax.device_count()
     graphs = {
-        name: placed(shard_adjacency(getattr(experiment.graphs, name), sizes, count, AXIS), by_row)
-        for name, sizes in kinds.items()
+        "user_item": user_item_adjacency(dataset.train, num_users, num_items),
+        "user_user": _random_graph(random, "user", num_users, 2 * config.graph.user_knn_k),
+        "item_item": _random_graph(random, "item", num_items, 2 * config.graph.item_knn_k),
     }
-    sampler = cut_sampler(make_sampler(experiment.dataset, config.protocol), count)
-    interactions = jax.ShapeDtypeStruct((-(-len(sampler.users) // count) * count,), np.int32)
-    sampler = placed(sampler._replace(users=interactions, items=interactions, num_items=None), by_row)
-    sampler = sampler._replace(num_items=placed(np.int32(0), whole))
-    order = placed(np.zeros(len(experiment.dataset.train), np.int32), whole)
-    args = (state, Graphs(**graphs), sampler, order, placed(np.int32(0), whole))
-    steps = functools.partial(train_steps, experiment.model.apply, experiment.tx, config.loss, config.batch_size)
-    return row_parallel(steps, row_counts(experiment), args, donate=0).lower(*args).compile(), args
+    model = REARM.make(config, dataset)
+    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(dataset.train), model))
+
+
+def compile_step(placement: RowPlacement) -> tuple[jax.stages.Compiled, tuple]:
+    """The train step by row, compiled for a state that is never made: (the program, its arguments or their shapes)."""
+    experiment = placement.experiment
+    sampler = placement.sampler(make_sampler(experiment.dataset, experiment.config.protocol))
+    order, num_steps = placement.whole((np.zeros(len(experiment.dataset.train), np.int32), np.int32(0)))
+    args = (placement.like(), placement.inputs(), sampler, order, num_steps)
+    steps = functools.partial(train_steps, experiment.model, experiment.tx, experiment.config.batch_size)
+    step = row_parallel(steps, placement.devices, placement.row_counts, args, donate=True)
+    return step.lower(*args).compile(), args
 
 
 def count_traffic(program: str, num_devices: int) -> dict[str, float]:
@@ -132,28 +118,30 @@ def count_traffic(program: str, num_devices: int) -> dict[str, float]:
 
 def predict_traffic(experiment: Experiment, num_devices: int) -> dict[str, float]:
     """The formula of docs/scaling.md: bytes that a device sends in one step of REARM or LightGCN, by purpose."""
-    config, dataset, model = experiment.config, experiment.dataset, experiment.config.model
+    dataset, model, loss = experiment.dataset, experiment.config.model, experiment.config.loss
     share = (num_devices - 1) / num_devices
     held_users, held_items = -(-dataset.num_users // num_devices), -(-dataset.num_items // num_devices)
-    d, batch = model.embedding_dim, config.batch_size
+    d, batch = model.embedding_dim, experiment.config.batch_size
     padded = -(-batch // num_devices) * num_devices
-    rearm = model.name == "rearm"
-    num_modalities = len(dataset.features) if rearm else 0
-    width = (1 + num_modalities) * d
-    rows = model.num_layers * (held_users + held_items)
-    rows += (model.num_user_layers * held_users + model.num_item_layers * held_items) * rearm
-    taken = width + d * rearm + d * (config.loss.l2_weight > 0)
-    knowledge = (1 + model.train_meta_projection) * d * rearm  # only a trained projection gets a gradient back
-    coupled = num_modalities * d * (num_modalities > 1 and config.loss.contrastive_weight > 0)
-    params = jax.eval_shape(lambda key: experiment.model.init(key, experiment.graphs, False), jax.random.key(0))
-    leaves = [(jax.tree_util.keystr(path), x.size) for path, x in jax.tree_util.tree_leaves_with_path(params)]
-    frozen = () if model.train_meta_projection else ("_meta']['projection']",)
-    small = sum(size for name, size in leaves if not any(word in name for word in ("_table", *frozen)))
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(experiment))
+    sizes = {jax.tree_util.keystr(path): x.size for path, x in leaves if not is_table(path)}
+    rows, width, taken, knowledge, coupled = model.num_layers * (held_users + held_items), d, d, 0, 0
+    if model.name == "rearm":
+        num_modalities = len(dataset.features)
+        rows += model.num_user_layers * held_users + model.num_item_layers * held_items
+        width += num_modalities * d
+        taken += (num_modalities + 1) * d
+        knowledge = (1 + model.train_meta_projection) * d  # only a trained projection gets a gradient back
+        coupled = num_modalities * d * (num_modalities > 1 and loss.contrastive_weight + loss.orthogonal_weight > 0)
+        sizes["means of the meta-networks"] = 8 * d * model.rank
+        if not model.train_meta_projection:
+            sizes = {name: size for name, size in sizes.items() if "_meta']['projection']" not in name}
+    taken += d * (loss.l2_weight > 0)
     return {
         "propagation": 2 * (num_devices - 1) * 4 * width * rows,
         "batch rows": share * 4 * 3 * padded * (2 * taken + knowledge + 4 * coupled + 1),
         "negatives": 2 * share * 4 * 4 * batch,
-        "replicated parameters": 2 * share * 4 * (small + 8 * d * model.rank * rearm),
+        "replicated parameters": 2 * share * 4 * sum(sizes.values()),
     }
 
 
@@ -162,9 +150,9 @@ def measure(num_users: int) -> dict:
     count = jax.device_count()
     experiment = random_experiment(num_users, num_users // 5)
     start = time.perf_counter()
-    compiled, (state, graphs, sampler, *_) = compile_step(experiment)
+    compiled, (state, graphs, sampler, *_) = compile_step(place(experiment))
     stats = compiled.memory_analysis()
-    entries = {name: getattr(experiment.graphs, name).matrix.nse for name in ("user_item", "user_user", "item_item")}
+    entries = {name: graph.matrix.nse for name, graph in experiment.inputs.items()}
     return {
         "devices": count,
         "tables and optimiser": _bytes_on_a_device(state),
@@ -175,7 +163,7 @@ def measure(num_users: int) -> dict:
         + stats.output_size_in_bytes
         - stats.alias_size_in_bytes
         + stats.temp_size_in_bytes,
-        "graph blocks filled": {name: nse / getattr(graphs, name).blocks.data.size for name, nse in entries.items()},
+        "graph blocks filled": {name: nse / graphs[name].blocks.data.size for name, nse in entries.items()},
         "counted traffic": count_traffic(compiled.as_text(), count),
         "predicted traffic": predict_traffic(experiment, count),
         "compile seconds": time.perf_counter() - start,
@@ -230,13 +218,13 @@ def _table(num_users: int, found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _random_graph(random: np.random.Generator, num_nodes: int, degree: int) -> Adjacency:
+def _random_graph(random: np.random.Generator, kind: str, num_nodes: int, degree: int) -> Adjacency:
     columns = random.integers(0, num_nodes, num_nodes * degree, np.int32)
     rows = np.repeat(np.arange(num_nodes, dtype=np.int32), degree)
     values = np.full(len(rows), 1 / degree, np.float32)
     graph = scipy.sparse.csr_array((values, (rows, columns)), shape=(num_nodes, num_nodes))
     graph.sum_duplicates()
-    return make_adjacency(graph, symmetric=False)
+    return make_adjacency(graph, (kind,))
 
 
 def _num_bytes(shapes: str) -> int:

@@ -16,15 +16,16 @@ from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.experiment import Experiment, abstract_params, init_params, make_experiment
 from rearm_jax.graphs.adjacency import propagate
-from rearm_jax.models.meta_network import MetaNetwork, torch_linear
 from rearm_jax.models.rearm import REARM
-from rearm_jax.models.representations import Representations
+from rearm_jax.models.rearm.meta_network import MetaNetwork
+from rearm_jax.parallel.rows import ALONE, Nodes
+from rearm_jax.recommender.contract import Representations
+from rearm_jax.recommender.layers import torch_linear
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.loop import CALL_SECONDS, compile_steps
-from rearm_jax.training.parallel import Shard, replicate
-from rearm_jax.training.placement import first_state, place_graphs
+from rearm_jax.training.placement import place
 from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
-from rearm_jax.training.step import loss_share, steps_per_epoch
+from rearm_jax.training.step import steps_per_epoch
 
 
 def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], object]]]:
@@ -79,19 +80,21 @@ def _random(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
 
 
 def _training(experiment: Experiment):
-    """(function of state and number of steps, new state)."""
-    return compile_steps(experiment, place_graphs(experiment)), jax.block_until_ready(first_state(experiment))
+    """(placement, inputs as they are placed, function of state and number of steps, new state)."""
+    placement = place(experiment)
+    inputs = placement.inputs()
+    return placement, inputs, compile_steps(placement, inputs), jax.block_until_ready(placement.state())
 
 
 def _compilation(experiment: Experiment) -> Callable[[], object]:
     """What comes before the first step: a call of no steps."""
-    run, state = _training(experiment)
+    *_, run, state = _training(experiment)
     return lambda: jax.block_until_ready(run(state, 0))
 
 
 def _step(experiment: Experiment) -> Callable[[], object]:
     """As many steps as the training loop does in a call; one a call would pay for fresh memory each time."""
-    run, state = _training(experiment)
+    placement, _, run, state = _training(experiment)
     state, *_ = jax.block_until_ready(run(state, 1))
     start = time.perf_counter()
     state, *_ = jax.block_until_ready(run(state, 1))
@@ -101,7 +104,7 @@ def _step(experiment: Experiment) -> Callable[[], object]:
     def steps():
         state, *_ = run(holder.pop(), count)
         # Always an epoch's first steps: the last is short.
-        holder.append(jax.block_until_ready(state._replace(step=replicate(np.int32(0)))))
+        holder.append(jax.block_until_ready(state._replace(step=placement.whole(np.int32(0)))))
 
     steps.count = count
     return steps
@@ -109,8 +112,8 @@ def _step(experiment: Experiment) -> Callable[[], object]:
 
 def _epoch(experiment: Experiment) -> Callable[[], object]:
     """A whole epoch: sampling, every step, and the validation metrics."""
-    run, state = _training(experiment)
-    evaluate = Evaluator(experiment, replicate(experiment.graphs))
+    placement, inputs, run, state = _training(experiment)
+    evaluate = Evaluator(placement, inputs)
     total = steps_per_epoch(len(experiment.dataset.train), experiment.config.batch_size)
     state, *_ = run(state, 0)  # compiles
     evaluate(state.params, "valid")
@@ -125,7 +128,8 @@ def _epoch(experiment: Experiment) -> Callable[[], object]:
 
 
 def _evaluation(experiment: Experiment) -> Callable[[], object]:
-    params, evaluate = init_params(experiment), Evaluator(experiment, replicate(experiment.graphs))
+    placement = place(experiment)
+    params, evaluate = placement.whole(init_params(experiment)), Evaluator(placement, placement.inputs())
     return lambda: evaluate(params, "valid")
 
 
@@ -155,7 +159,7 @@ def _wide_features(experiment: Experiment) -> Callable[[], object]:
 
 
 def _propagation(experiment: Experiment, graph: str) -> Callable[[], object]:
-    model, adjacency = experiment.config.model, getattr(experiment.graphs, graph)
+    model, adjacency = experiment.config.model, experiment.inputs[graph]
     layers = {"user_user": model.num_user_layers, "item_item": model.num_item_layers, "user_item": model.num_layers}
     x = _random((adjacency.matrix.shape[0], (len(experiment.dataset.features) + 1) * model.embedding_dim))
 
@@ -174,7 +178,7 @@ class _ItemAttention(REARM):
 
 def _attention(experiment: Experiment) -> Callable[[], object]:
     model, dataset = experiment.model, experiment.dataset
-    block = _ItemAttention(**{field: getattr(model, field) for field in REARM.__annotations__})
+    block = _ItemAttention.make(experiment.config, dataset)
     features = [_random((dataset.num_items, model.embedding_dim), seed) for seed in range(len(dataset.features))]
     key = jax.random.key(0)
     params = block.init({"params": key, "dropout": key}, features)
@@ -190,12 +194,12 @@ def _meta_network(experiment: Experiment) -> Callable[[], object]:
     config, dataset = experiment.config, experiment.dataset
     network = MetaNetwork(config.model.rank, False, jnp.float32)
     d, m, b = config.model.embedding_dim, len(dataset.features), config.batch_size
-    rows = [np.arange(b) % dataset.num_users, np.arange(2 * b) % dataset.num_items]
+    wanted = [Nodes(wanted=np.arange(b) % dataset.num_users), Nodes(wanted=np.arange(2 * b) % dataset.num_items)]
     nodes = [(_random((n, m * d), 0), _random((n, d), 1)) for n in (dataset.num_users, dataset.num_items)]
-    params = network.init(jax.random.key(0), *nodes[0], rows[0])
+    params = network.init(jax.random.key(0), *nodes[0], wanted[0])
 
     def run(params, nodes):
-        return [network.apply(params, *inputs, row) for inputs, row in zip(nodes, rows, strict=True)]
+        return [network.apply(params, *inputs, some) for inputs, some in zip(nodes, wanted, strict=True)]
 
     return _forward_backward(run, params, nodes)
 
@@ -209,17 +213,16 @@ def _losses(experiment: Experiment) -> Callable[[], object]:
     out = Representations(
         _random((b, (m + 1) * d)),
         _random((2 * b, (m + 1) * d)),
-        tuple(_random((users, d), seed) for seed in range(m)),
-        tuple(_random((items, d), seed) for seed in range(m)),
-        _random((users, d)),
-        _random((items, d)),
+        {
+            "modal_users": tuple(_random((users, d), seed) for seed in range(m)),
+            "modal_items": tuple(_random((items, d), seed) for seed in range(m)),
+            "user_ids": _random((users, d)),
+            "item_ids": _random((items, d)),
+        },
     )
 
     def run(batch, out):
-        def loss(out):
-            return loss_share(lambda *_, **__: out, config.loss, {}, None, batch, None, Shard())[0]
-
-        return jax.value_and_grad(loss)(out)
+        return jax.value_and_grad(lambda out: sum(experiment.model.losses(out, batch, ALONE).values()))(out)
 
     return _timed(run, batch, out)
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from configs import baby, clothing, sports
 from rearm_jax.config import from_json, to_json
 from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
 from rearm_jax.data.labels import make_labels
-from rearm_jax.graphs.build import Graphs, build_graphs
+from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix, knn_graph, user_interest_features
+from rearm_jax.models.rearm import REARM
 
 PRESETS = {
     "tiktok": "real interactions and features (image 128, audio 128), settings of configs/baby.py",
@@ -68,7 +69,7 @@ def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[s
     seconds = {}
     for name in ("graphs cold", "graphs cached"):
         start = time.perf_counter()
-        graphs = build_graphs(dataset, config.graph, config.protocol, config.seed)
+        graphs = REARM.relations(dataset, config)
         seconds[name] = time.perf_counter() - start
     interests = {
         name: user_interest_features(dataset.train, dataset.num_users, table)
@@ -123,11 +124,10 @@ def _median_seconds(function: Callable[[], object]) -> float:
     return statistics.median(seconds)
 
 
-def scipy_graphs(graphs: Graphs) -> dict[str, scipy.sparse.csr_array]:
-    """user_item, user_user and item_item as float32 matrices on the host."""
+def scipy_graphs(graphs: Mapping[str, Adjacency]) -> dict[str, scipy.sparse.csr_array]:
+    """The graphs as float32 matrices on the host."""
     found = {}
-    for name in _GRAPHS:
-        graph = getattr(graphs, name)
+    for name, graph in graphs.items():
         columns = np.asarray(graph.matrix.indices[:, 1])
         arrays = np.asarray(graph.matrix.data), columns, np.asarray(graph.indptr)
         found[name] = scipy.sparse.csr_array(arrays, shape=graph.matrix.shape)

@@ -34,11 +34,11 @@ from benchmarks.memory import peak_bytes, resident_bytes, restart_peak
 from configs import baby
 from rearm_jax.data.dataset import Dataset, group_by_user, load_dataset
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
-from rearm_jax.experiment import Experiment, init_params, make_model, make_optimizer
+from rearm_jax.experiment import Experiment, init_params, make_optimizer
 from rearm_jax.graphs import knn, relations
-from rearm_jax.graphs.adjacency import make_adjacency
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.training.parallel import Shard
+from rearm_jax.graphs.adjacency import make_adjacency, user_item_adjacency
+from rearm_jax.models.rearm import REARM
+from rearm_jax.parallel.rows import ALONE
 from rearm_jax.training.sampling import make_sampler
 from rearm_jax.training.step import TrainState, draw_order, train_steps
 
@@ -89,12 +89,12 @@ def measure_step(dataset: Dataset, folder: Path) -> dict:
     key = jax.random.key_data(jax.random.key(0))
     state = TrainState(params, experiment.tx.init(params), np.int32(0), key)
     sampler = jax.device_put(make_sampler(experiment.dataset, config.protocol))
-    steps = partial(train_steps, experiment.model.apply, experiment.tx, config.loss, config.batch_size, Shard())
+    steps = partial(train_steps, experiment.model, experiment.tx, config.batch_size, ALONE)
     run = jax.jit(steps, donate_argnums=0)
     del params
-    order = jax.jit(partial(draw_order, len(experiment.dataset.train), config.batch_size, Shard()))(state)
-    state, *_ = run(state, experiment.graphs, sampler, order, np.int32(0))
-    (_, _, last), costs = _timed(lambda: run(state, experiment.graphs, sampler, order, np.int32(_STEPS)))
+    order = jax.jit(partial(draw_order, len(experiment.dataset.train), config.batch_size, ALONE))(state)
+    state, *_ = run(state, experiment.inputs, sampler, order, np.int32(0))
+    (_, _, last), costs = _timed(lambda: run(state, experiment.inputs, sampler, order, np.int32(_STEPS)))
     if not np.isfinite(last["loss"]):
         raise SystemExit(f"the loss is {last['loss']}")
     return {name: value / _STEPS if "seconds" in name else value for name, value in costs.items()}
@@ -104,9 +104,9 @@ def measure_evaluation(dataset: Dataset, folder: Path) -> dict:
     """The forward pass of all nodes, and the ranking of all items for a sample of the users."""
     experiment = _experiment(dataset, folder)
     config, params = experiment.config, init_params(experiment)
-    forward = jax.jit(lambda params, graphs: experiment.model.apply({"params": params}, graphs, train=False)[:2])
-    forward(params, experiment.graphs)
-    (users, items), costs = _timed(lambda: forward(params, experiment.graphs))
+    forward = jax.jit(lambda params, graphs: experiment.model.apply({"params": params}, graphs)[:2])
+    forward(params, experiment.inputs)
+    (users, items), costs = _timed(lambda: forward(params, experiment.inputs))
     sample = np.random.default_rng(0).permutation(dataset.num_users)[:_RANKED_USERS]
     blocks = make_blocks(sample, group_by_user(dataset.train, dataset.num_users), config.evaluation.block_size)
     rank = jax.jit(rank_items, static_argnames="k")
@@ -127,15 +127,15 @@ def _experiment(dataset: Dataset, folder: Path) -> Experiment:
         method = knn.choose_method("auto", num_nodes)
         names = f"co-occurrence {side}", f"kNN {side} {method}"
         graphs = [partial(scipy.sparse.load_npz, folder / f"{name}.npz") for name in names]
-        return make_adjacency(relations.combine((weight, 1 - weight), graphs), symmetric=False)
+        return make_adjacency(relations.combine((weight, 1 - weight), graphs), (side.removesuffix("s"),))
 
-    user_item = relations.user_item_graph(dataset.train, dataset.num_users, dataset.num_items)
-    graphs = Graphs(
-        user_item=make_adjacency(user_item, symmetric=True),
-        user_user=homogeneous("users", dataset.num_users, config.graph.user_cooccurrence_weight),
-        item_item=homogeneous("items", dataset.num_items, config.graph.item_cooccurrence_weight),
-    )
-    return Experiment(config, dataset, graphs, make_model(config, dataset), make_optimizer(config, len(dataset.train)))
+    graphs = {
+        "user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items),
+        "user_user": homogeneous("users", dataset.num_users, config.graph.user_cooccurrence_weight),
+        "item_item": homogeneous("items", dataset.num_items, config.graph.item_cooccurrence_weight),
+    }
+    model = REARM.make(config, dataset)
+    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(dataset.train), model))
 
 
 def _timed(function: Callable) -> tuple[object, dict[str, float]]:

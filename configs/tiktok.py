@@ -16,11 +16,8 @@ from rearm_jax.errors import ConfigError
 
 def get_config(variant: str = "") -> ConfigDict:
     """REARM, or with variant "lightgcn" the yardstick."""
-    config = default.get_config()
-    config.data.root = "data/tiktok"
-    config.data.modalities = ("image", "audio")
-    config.model.num_layers = 2
     if variant == "":
+        config = default.get_config()
         config.patience = 15
         config.learning_rate = 1e-3
         config.weight_decay = 3.0
@@ -35,16 +32,17 @@ def get_config(variant: str = "") -> ConfigDict:
         config.loss.orthogonal_weight = 1e-4
         config.loss.l2_weight = 10.0
     elif variant == "lightgcn":
-        config.model.name = "lightgcn"
+        config = default.get_config("lightgcn")
         config.patience = 100  # its validation curve has long plateaus, and an epoch takes half a second
         config.learning_rate = 3e-3
         config.weight_decay = 0.0
-        config.loss.contrastive_weight = 0.0
-        config.loss.orthogonal_weight = 0.0
         config.loss.l2_weight = 0.1
     else:
         raise ConfigError(
             f'configs/tiktok.py has no variant "{variant}": choose "lightgcn" (configs/tiktok.py:lightgcn), '
             "or none (configs/tiktok.py) for REARM"
         )
+    config.data.root = "data/tiktok"
+    config.data.modalities = ("image", "audio")
+    config.model.num_layers = 2
     return config

@@ -1,19 +1,18 @@
-"""Fills docs/settings.md with what rearm_jax/default.py, rearm_jax/schema.py and configs/ say.
+"""Fills docs/settings.md with what rearm_jax/default.py, the models and configs/ declare.
 
 python -m docs.settings_page     # after a change of these; tests/test_docs.py fails until it is done
 """
 
-import ast
 import importlib
-import io
-import tokenize
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rearm_jax import default
-from rearm_jax.schema import JOINT_RULES, MAY_DIFFER, SCHEMA
+from rearm_jax import models
+from rearm_jax.default import JOINT_RULES, MAY_DIFFER, SETTINGS, declared
+from rearm_jax.settings import JointRule, Setting
 
 PAGE = Path(__file__).with_name("settings.md")
 CONFIGS = ("demo", "movielens", "tiktok", "tiktok:lightgcn", "baby", "sports", "clothing")
@@ -26,7 +25,11 @@ def main() -> None:
 
 def fill(markdown: str) -> str:
     """settings.md with what is generated between its pairs of marks, in the place of what stood there."""
-    marks = {"every setting": settings_tables, "joint rules": joint_rules, "configs": configs_table}
+    marks = {
+        "settings of every run": common_settings,
+        "settings of each model": model_settings,
+        "configs": configs_table,
+    }
     for mark, generate in marks.items():
         first, last = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
         before, begun, rest = markdown.partition(first)
@@ -37,95 +40,81 @@ def fill(markdown: str) -> str:
     return markdown
 
 
-def settings_tables() -> str:
-    """A table for each section of the settings, in the order of schema.py, which is that of default.py."""
-    comments = field_comments(Path(default.__file__).read_text(encoding="utf-8"))
-    values = _flatten(default.get_config())
-    tables: dict[str, list[str]] = {}
-    for name, rule in SCHEMA.items():
-        later = " *May change when a run is resumed.*" if name in MAY_DIFFER else ""
-        meaning = f"{_sentence(comments[name])}{later}".strip()
-        row = f"| `config.{name}` | `{_shown(values[name])}` | {_cell(rule.allowed)} | {_cell(meaning)} |"
-        tables.setdefault(name.rpartition(".")[0], []).append(row)
+def common_settings() -> str:
+    """A table for each section of the settings of every run, and the rules between them."""
+    sections: dict[str, dict[str, Setting]] = {}
+    for name, setting in SETTINGS.items():
+        sections.setdefault(name.rpartition(".")[0], {})[name] = setting
     blocks = []
-    for section, rows in tables.items():
-        heading = f"## `config.{section}`\n\n{_sentence(comments[section])}" if section else "## Training"
-        header = "| setting | default | must be | meaning |\n|---|---|---|---|"
-        blocks.append("\n".join(["", heading.rstrip(), "", header, *rows]))
-    return "\n".join(blocks)
+    for section, settings in sections.items():
+        heading = f"### `config.{section}`" if section else "### Training"
+        blocks += [heading, _table(settings)]
+    return "\n\n".join([*blocks, "### Rules between settings", _rules(JOINT_RULES)])
 
 
-def joint_rules() -> str:
-    """A line for each rule between two settings."""
-    return "\n".join(
-        f"- `config.{name}` must be {_cell(allowed)} (looks at `config.{other}`)."
-        for name, other, allowed, _ in JOINT_RULES
-    )
+def model_settings() -> str:
+    """A table for each model, and the rules between its settings."""
+    blocks = []
+    for name in models.names():
+        model = models.find(name)
+        blocks += [f'### {model.title}: `config.model.name = "{name}"`', _table(model.settings)]
+        if model.joint_rules:
+            blocks.append(_rules(model.joint_rules))
+    return "\n\n".join(blocks)
 
 
 def configs_table() -> str:
-    """What each file of configs/ changes, beside the default."""
-    defaults, columns = _flatten(default.get_config()), {}
-    for name in CONFIGS:
-        module, _, variant = name.partition(":")
+    """What each file of configs/ changes, beside the defaults of its model."""
+    columns, names = {}, dict.fromkeys(SETTINGS)
+    for config_name in CONFIGS:
+        module, _, variant = config_name.partition(":")
         get_config = importlib.import_module(f"configs.{module}").get_config
-        columns[name] = _flatten(get_config(variant) if variant else get_config())
+        config = get_config(variant) if variant else get_config()
+        columns[config_name] = _changes(config)
+        names |= dict.fromkeys(declared(config.model.name))
     rows = [
-        [
-            f"`{name}`",
-            *(f"`{_shown(values[name])}`" if values[name] != defaults[name] else "" for values in columns.values()),
-        ]
-        for name in SCHEMA
-        if any(values[name] != defaults[name] for values in columns.values())
+        [f"`{name}`", *(changes.get(name, "-") for changes in columns.values())]
+        for name in names
+        if any(changes.get(name) for changes in columns.values())
     ]
     header = ["setting", *(f"`{name}`" for name in columns)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
-def field_comments(source: str) -> dict[str, str]:
-    """Dotted name of a field or section -> its comment: on the lines right above it and behind it."""
-    lines = source.splitlines()
-    comments, alone = {}, set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row = token.start[0]
-            comments[row] = token.string.removeprefix("#").strip()
-            if lines[row - 1].lstrip().startswith("#"):
-                alone.add(row)
-    found = {}
-
-    def walk(node: ast.Dict, prefix: str) -> None:
-        for key, value in zip(node.keys, node.values, strict=True):
-            assert isinstance(key, ast.Constant), f"line {node.lineno}: a key that is no text"
-            first = key.lineno
-            while first - 1 in alone:
-                first -= 1
-            name = f"{prefix}{key.value}"
-            found[name] = " ".join(comments[row] for row in range(first, key.lineno + 1) if row in comments)
-            if isinstance(value, ast.Dict):
-                walk(value, f"{name}.")
-
-    walk(next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Dict)), "")
-    return found
+def _changes(config: ConfigDict) -> dict[str, str]:
+    """Setting of the config's model -> its value where that is not the default, else ""."""
+    changes = {}
+    for name, setting in declared(config.model.name).items():
+        value: Any = config
+        for part in name.split("."):
+            value = value[part]
+        changes[name] = "" if value == setting.default else f"`{_shown(value)}`"
+    return changes
 
 
-def _flatten(section: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    values = {}
-    for key, value in section.items():
-        name = f"{prefix}{key}"
-        values |= _flatten(value, f"{name}.") if isinstance(value, ConfigDict) else {name: value}
-    return values
+def _table(settings: Mapping[str, Setting]) -> str:
+    rows = ["| setting | default | must be | meaning |", "|---|---|---|---|"]
+    for name, setting in settings.items():
+        allowed = setting.rule.allowed + (f"; at most the number of {setting.at_most}" if setting.at_most else "")
+        later = " *May change when a run is resumed.*" if name in MAY_DIFFER else ""
+        cells = f"`config.{name}`", f"`{_shown(setting.default)}`", allowed, _sentence(setting.meaning) + later
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
+
+
+def _rules(rules: Iterable[JointRule]) -> str:
+    return "\n".join(
+        f"- `config.{rule.name}` must be {_cell(rule.allowed)} (looks at `config.{rule.other}`)." for rule in rules
+    )
 
 
 def _shown(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value).replace("'", '"')
 
 
-def _sentence(comment: str) -> str:
-    """A comment as a sentence: capital at the start unless it is a name in quotes, a stop at the end."""
-    if not comment:
-        return ""
-    return comment[0].upper() + comment[1:] + ("" if comment.endswith((".", ")")) else ".")
+def _sentence(meaning: str) -> str:
+    """A meaning as a sentence: a capital at the start unless it is a name in quotes, a stop at the end."""
+    return meaning[0].upper() + meaning[1:] + ("" if meaning.endswith((".", ")")) else ".")
 
 
 def _cell(text: str) -> str:

@@ -24,8 +24,8 @@ fi
 #    genres become two modalities, by the text encoder that the field uses.
 if [ ! -d "$folder/data" ]; then
   "$python" -m rearm_jax.data.prepare --interactions "$raw/ml-100k.inter" --items "$raw/ml-100k.item" \
-    --text text=movie_title --text genres=class --name-column movie_title,release_year \
-    --min-rating 4 --k-core 5 --split time --out "$folder/data"
+    --text text=movie_title --text genres=class --name_column movie_title,release_year \
+    --min_rating 4 --k_core 5 --split time --out "$folder/data"
 fi
 
 # 3. Train, and evaluate the best checkpoint again.

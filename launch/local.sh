@@ -46,6 +46,9 @@ if ((${#gpus[@]} > 0 && ${#gpus[@]} < processes)); then
   exit 2
 fi
 
+# All starts are of one job, which may take the lock of the run folder that an earlier start left.
+export REARM_JOB=${REARM_JOB:-local-$HOSTNAME-$$-$(date +%s)}
+
 pipes=$(mktemp -d) || exit 2
 trap 'rm -rf "$pipes"' EXIT
 

@@ -88,8 +88,9 @@ ${data:+mkdir -p data && gcloud storage rsync --recursive $(quoted "$bucket/data
 launch() {
   local loop command
   [[ $* == *--workdir* ]] && fail "--workdir is $bucket/${run:-$name}: choose another with --run, without --workdir"
-  # All hosts leave together: a process that has lost another one ends, too, within two minutes.
-  loop="cd ~/rearm && for attempt in \$(seq 0 $restarts); do
+  # All hosts leave together: a process that has lost another one ends, too, within two minutes. All starts are of one
+  # job, which may take the lock of the run folder that an earlier start left.
+  loop="cd ~/rearm && export REARM_JOB=$(quoted "tpu-$project-$zone-$name")&& for attempt in \$(seq 0 $restarts); do
 .venv/bin/python -m rearm_jax.main --distributed --workdir=$(quoted "$bucket/${run:-$name}") $(quoted "$@")\$again
 code=\$?; echo \"exit code \$code\"; case \$code in 0|1|130) exit \$code;; esac
 again=--nooverwrite; sleep 5

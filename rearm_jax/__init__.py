@@ -1,7 +1,7 @@
 """REARM (ACM MM 2025), multi-modal recommendation, in JAX.
 
-The functions are explained in rearm_jax/api.py, and the README shows them at work. `load_dataset`, `build_graphs` and
-`REARM` are what those functions are made of.
+The functions are explained in rearm_jax/api.py, and the README shows them at work. `load_dataset` and `REARM` are what
+those functions are made of; `Recommender` and `register` are for models from outside.
 """
 
 import importlib
@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.api import default_config, evaluate, recommend, train
     from rearm_jax.data.dataset import load_dataset
-    from rearm_jax.graphs.build import build_graphs
+    from rearm_jax.models import register
     from rearm_jax.models.rearm import REARM
+    from rearm_jax.recommender.contract import Recommender
 
-__all__ = ["REARM", "build_graphs", "default_config", "evaluate", "load_dataset", "recommend", "train"]
+__all__ = ["REARM", "Recommender", "default_config", "evaluate", "load_dataset", "recommend", "register", "train"]
 
 _HOMES = {
     "REARM": "rearm_jax.models.rearm",
-    "build_graphs": "rearm_jax.graphs.build",
+    "Recommender": "rearm_jax.recommender.contract",
     "default_config": "rearm_jax.api",
     "evaluate": "rearm_jax.api",
     "load_dataset": "rearm_jax.data.dataset",
     "recommend": "rearm_jax.api",
+    "register": "rearm_jax.models",
     "train": "rearm_jax.api",
 }
 

@@ -15,29 +15,33 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_config
+from rearm_jax.config import for_its_model, shown
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.inference import recommend as lists
+from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
 from rearm_jax.training.display import log_shown
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.outcome import say_weaknesses
+from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder
 
 
-def default_config(**data: Any) -> ConfigDict:
-    """Every setting at its default (rearm_jax/default.py), locked: fields can be changed, and none added by mistake.
+def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
+    """Every setting of a model at its default, locked: fields can be changed, and none added by mistake.
 
     Args:
+      model: its name, such as "lightgcn".
       data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",).
 
     Raises:
-      ConfigError: config.data has no such field, or its value is of another type.
+      ConfigError: there is no such model, config.data has no such field, or its value is of another type.
     """
-    config = get_config().lock()
+    config = get_config(model).lock()
     if unknown := [name for name in data if name not in config.data]:
         raise ConfigError(f"config.data has no field {', '.join(unknown)}; it has {', '.join(config.data)}")
     try:
@@ -47,12 +51,15 @@ def default_config(**data: Any) -> ConfigDict:
     return config
 
 
+@without_x64()
 def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True) -> dict[str, Any] | None:
-    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does; from the main thread.
+    """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does.
+
+    In the main thread, Ctrl-C and SIGTERM stop it at the next step, which is saved; in another they are the caller's.
 
     Args:
       config: the settings.
-      workdir: run folder, made where it is missing.
+      workdir: run folder, made where it is missing; ~ stands for the home folder, here and below.
       progress: shows the log as the command line does: the data, how far an epoch is, the metrics after each. False:
         warnings alone.
 
@@ -63,18 +70,19 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
     Raises:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read.
       DataError: the data cannot be used.
-      CheckpointError: the folder holds a run with other settings, or cannot be resumed or written.
+      CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
-    check_config(config)
-    check_run_folder(workdir, config)
-    with log_shown(progress):
-        result, _ = loop.train(open_experiment(config, workdir), os.fspath(workdir))
+    config, folder = for_its_model(config), _folder(workdir)
+    with log_shown(progress), RunLock(folder) as lock:
+        check_run_folder(folder, config)
+        result, _ = loop.train(open_experiment(config, folder), folder, lock)
         if result is not None:
             say_weaknesses(result, config.evaluation.metric)
     return result
 
 
+@without_x64()
 def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
     """Metrics of a run's best checkpoint, {"valid/recall@20": ..., "test/recall@20": ..., ...}.
 
@@ -83,10 +91,11 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
       ConfigError: its config.json is damaged.
       DataError: its data are not there.
     """
-    workdir = os.fspath(workdir)
-    return loop.evaluate_run(open_experiment(run_config(workdir), workdir, brief=True), workdir)
+    folder = _folder(workdir)
+    return loop.evaluate_run(open_experiment(run_config(folder), folder, brief=True), folder)
 
 
+@without_x64()
 def recommend(
     workdir: str | os.PathLike, users: Iterable[str | int] | None = None, k: int = 20, unknown: str = "refuse"
 ) -> list[dict[str, Any]]:
@@ -109,8 +118,16 @@ def recommend(
       CheckpointError, ConfigError: as `evaluate`; or k or `unknown` is impossible.
       DataError: as `evaluate`; or a user is unknown.
     """
-    if isinstance(users, str):
-        raise ConfigError(f"users is the text {users!r}: give a list of ids, such as [{users!r}]")
-    named = None if users is None else list(users)
-    items, blocks = lists.recommend(load_trained(os.fspath(workdir)), named, k, unknown=unknown)
+    folder, named = _folder(workdir), given_users(users)
+    check_options(k, unknown)
+    items, blocks = lists.recommend(load_trained(folder), named, k, unknown=unknown)
     return [user for block in blocks for user in as_objects(items, block)]
+
+
+def _folder(workdir: Any) -> str:
+    """The path of the run folder as text, ~ expanded; raises ConfigError where it is none."""
+    path = os.fspath(workdir) if isinstance(workdir, os.PathLike) else workdir
+    if isinstance(path, str) and path and "\0" not in path:
+        return os.path.expanduser(path)
+    meant = f"; did you mean {os.fsdecode(path)!r}?" if isinstance(path, bytes) else ""
+    raise ConfigError(f'workdir = {shown(workdir)}: must be a path, such as "runs/mine"{meant}')

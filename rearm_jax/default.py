@@ -1,90 +1,271 @@
-"""Every setting, with one line on what it means. The files in configs/ start from this and change a few.
+"""The settings of every run, whatever the model; a model's own stand beside it (rearm_jax/models/).
+
+A fitted model can stand beside one that learns: `residual.model` names it, and its settings are there under `residual.`
+as they are under `model.` where it stands alone.
 
 `tuple` fields are overridden as `--config.data.modalities='("image","audio")'`; every other field as
 `--config.model.rank=7`.
 """
 
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from rearm_jax import models
+from rearm_jax.recommender.fitted import Fitted
+from rearm_jax.settings import (
+    CUT_OFFS,
+    METRIC,
+    MODALITIES,
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
+    RESIDUAL_WEIGHTS,
+    SWITCH,
+    JointRule,
+    Rule,
+    Setting,
+    choice,
+    integer,
+)
 
-def get_config() -> ConfigDict:
-    """The default settings: protocol strict, a folder of data that `data.root` must name."""
-    return ConfigDict(
-        {
-            # "strict": no leak. "reference": the published system with its leaks and quirks (see docs/fidelity.md).
-            "protocol": "strict",
-            "seed": 0,  # of everything that is drawn: parameters, order, negatives, dropout, padding
-            "num_epochs": 1000,  # upper limit; early stopping usually ends the run before it
-            "batch_size": 2048,  # train interactions in a step, over all devices
-            "eval_every": 1,  # epochs between two evaluations on validation
-            "patience": 20,  # stop after more than this many evaluations without a gain
-            "learning_rate": 5e-5,  # of AdamW; the peak where there is a schedule
-            "weight_decay": 5e-4,  # AdamW, decoupled
-            "schedule": {
-                "name": "constant",  # "constant" or "cosine"
-                "warmup_epochs": 0,  # linear warm-up from 0
-                "decay_epochs": 0,  # cosine: epochs until the learning rate is 0
-            },
-            "gradient_clip_norm": 0.0,  # global norm; 0 switches clipping off
-            # On several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices.
-            "parallel": "data",
-            "compute_dtype": "float32",  # of the dense layers: "float32" or "bfloat16" (sums stay float32)
-            "data": {
-                "source": "folder",  # "folder" or "synthetic"
-                "root": "",  # folder of the data, in one of the layouts of rearm_jax/data/formats.py
-                "name": "",  # "baby", "sports" or "clothing": the data set to download where root is missing
-                "download": True,  # False: a missing root is an error
-                "modalities": ("image", "text"),  # in order; the first is the paper's visual one
-                "num_users": 0,  # 0: as many as user_ids names, or else the largest user id of the splits + 1
-                "synthetic": {  # used when source is "synthetic"; see rearm_jax/data/synthetic.py
-                    "num_users": 1000,
-                    "num_items": 600,
-                    "interactions_per_user": 12,
-                    "feature_width": 32,
-                    "modalities": ("image", "text"),  # planted; data.modalities says which of them are seen
-                    "seed": 0,
-                },
-            },
-            "graph": {
-                "user_knn_k": 40,  # neighbours of a user in the co-occurrence and interest graphs
-                "item_knn_k": 10,  # neighbours of an item in the co-occurrence and semantic graphs
-                "user_cooccurrence_weight": 0.4,  # the rest is the weight of the interest graph
-                "item_cooccurrence_weight": 0.2,  # the rest is the weight of the semantic graph
-                "user_modality_weights": (),  # of each modality in the user interest graph; (): equal shares
-                "item_modality_weights": (),  # of each modality in the item semantic graph; (): equal shares
-                "knn": "auto",  # "exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes
-                "cache_dir": ".cache/graphs",  # built graphs are kept here; "" switches the cache off
-            },
-            "model": {
-                "name": "rearm",  # "rearm" or "lightgcn"
-                "embedding_dim": 64,  # of the ID embeddings and of each modality
-                "rank": 3,  # of the meta-network's transformations
-                "num_layers": 4,  # of the user-item graph
-                "num_user_layers": 1,  # of the user-user graph
-                "num_item_layers": 1,  # of the item-item graph
-                "self_dropout": 0.4,  # on the weights of self-attention; 1 zeroes it in training
-                "cross_dropout": 0.6,  # on the weights of cross-attention
-                "train_meta_projection": False,  # the published system keeps it frozen at random values
-            },
-            "loss": {
-                "contrastive_weight": 5e-6,  # of the contrastive loss between modalities
-                "temperature": 0.6,  # of the contrastive loss
-                "orthogonal_weight": 5e-5,  # of the constraint that keeps modalities apart
-                "l2_weight": 0.0,  # half the squared norm of the batch's ID embeddings, mean over the batch
-            },
-            "evaluation": {
-                "ks": (5, 10, 20, 50),  # cut-offs of the ranking metrics
-                "metric": "recall@20",  # validation metric that picks the best checkpoint
-                "block_size": 1024,  # users ranked at a time on one device
-            },
-            "checkpoints": {
-                # Of the best step, once it is not among the latest two: "whole", or "params" (a third of the disk, but
-                # training cannot go back to it).
-                "keep": "whole",
-            },
-            "log": {
-                "progress": True,  # progress bar (lines when stderr is not a terminal)
-                "tensorboard": True,  # TensorBoard events in the run folder
-            },
-        }
+
+def is_fitted(model: str) -> bool:
+    """Whether there is a model of this name, and it is one in closed form."""
+    return model in models.names() and issubclass(models.find(model), Fitted)
+
+
+SETTINGS = {
+    "protocol": Setting(
+        "strict",
+        choice("strict", "reference"),
+        '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/fidelity.md)',
+    ),
+    "seed": Setting(0, integer(0), "of everything that is drawn: parameters, order, negatives, dropout, padding"),
+    "num_epochs": Setting(1000, integer(1), "upper limit; early stopping usually ends the run before it"),
+    "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
+    "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
+    "patience": Setting(20, integer(0), "stop after more than this many evaluations without a gain"),
+    "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
+    "weight_decay": Setting(0.0, NOT_NEGATIVE, "AdamW, decoupled"),
+    "schedule.name": Setting("constant", choice("constant", "cosine"), "of the learning rate"),
+    "schedule.warmup_epochs": Setting(0, integer(0), "linear warm-up from 0"),
+    "schedule.decay_epochs": Setting(0, integer(0), "cosine: epochs until the learning rate is 0"),
+    "gradient_clip_norm": Setting(0.0, NOT_NEGATIVE, "global norm; 0 switches clipping off"),
+    "parallel": Setting(
+        "data",
+        choice("data", "row"),
+        'on several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices',
+    ),
+    "compute_dtype": Setting("float32", choice("float32", "bfloat16"), "of the dense layers (sums stay float32)"),
+    "matmul_precision": Setting(
+        "highest",
+        choice("highest", "high", "default"),
+        "of float32 products off the CPU: as float32 (six passes of bfloat16 on a TPU), of three passes or in TF32, "
+        "or what the device does fastest; see docs/determinism.md",
+    ),
+    "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
+    "data.root": Setting("", PATH, "folder of the data, in one of the layouts of docs/own-data.md"),
+    "data.name": Setting(
+        "", choice("", "baby", "sports", "clothing"), "the data set to download where root is missing"
+    ),
+    "data.download": Setting(True, SWITCH, "false: a missing root is an error"),
+    "data.modalities": Setting(("image", "text"), MODALITIES, "in order; the first is the paper's visual one"),
+    "data.num_users": Setting(
+        0, integer(0), "0: as many as user_ids names, or else the largest user id of the splits + 1"
+    ),
+    "data.synthetic.num_users": Setting(1000, integer(1), "of the synthetic data (rearm_jax/data/synthetic.py)"),
+    "data.synthetic.num_items": Setting(600, integer(3), "of the synthetic data"),
+    "data.synthetic.interactions_per_user": Setting(12, integer(3), "mean of the synthetic data"),
+    "data.synthetic.feature_width": Setting(32, integer(1), "of each synthetic modality"),
+    "data.synthetic.modalities": Setting(
+        ("image", "text"), MODALITIES, "planted; data.modalities says which of them are seen"
+    ),
+    "data.synthetic.seed": Setting(0, integer(0), "of the synthetic data"),
+    "graph.cache_dir": Setting(".cache/graphs", PATH, 'built graphs are kept here; "" switches the cache off'),
+    "model.name": Setting(
+        "rearm",
+        Rule(
+            str,
+            "the name of a model: " + ", ".join(models.names()),
+            lambda name: name in models.names(),
+            choices=models.names(),
+        ),
+        "which model",
+    ),
+    "residual.model": Setting(
+        "",
+        Rule(
+            str,
+            '"", or the name of a fitted model: ' + ", ".join(filter(is_fitted, models.names())),
+            lambda name: name == "" or is_fitted(name),
+        ),
+        "fitted model whose score is added to the model's own, both z-scored for each user; its settings follow, as "
+        "`residual.` in place of `model.`",
+    ),
+    "residual.weights": Setting(
+        (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0),
+        RESIDUAL_WEIGHTS,
+        "of the fitted model's score; the best by evaluation.metric on validation is kept",
+    ),
+    "evaluation.ks": Setting((5, 10, 20, 50), CUT_OFFS, "cut-offs of the ranking metrics", "items"),
+    "evaluation.metric": Setting("recall@20", METRIC, "validation metric that picks the best checkpoint"),
+    "evaluation.block_size": Setting(1024, integer(1), "users ranked at a time on one device"),
+    "checkpoints.keep": Setting(
+        "whole",
+        choice("whole", "params"),
+        'of the best step, once it is not among the latest two: "whole", or "params" (a third of the disk, but '
+        "training cannot go back to it)",
+    ),
+    "log.progress": Setting(True, SWITCH, "progress bar (lines when stderr is not a terminal)"),
+    "log.tensorboard": Setting(True, SWITCH, "TensorBoard events in the run folder"),
+}
+
+JOINT_RULES = (
+    JointRule(
+        "parallel",
+        "model.name",
+        '"data" for a model whose tables cannot be cut by row',
+        lambda parallel, name: parallel != "row" or models.find(name).by_row,
+    ),
+    JointRule("evaluation.metric", "evaluation.ks", "at one of the cut-offs", lambda m, ks: int(m.split("@")[1]) in ks),
+    JointRule(
+        "data.root", "data.source", "the folder of the data", lambda root, source: root != "" or source != "folder"
+    ),
+    JointRule(
+        "data.synthetic.interactions_per_user",
+        "data.synthetic.num_items",
+        "at most the number of items",
+        operator.le,
+    ),
+    JointRule(
+        "schedule.decay_epochs", "schedule.name", "at least 1 for cosine", lambda d, name: d > 0 or name != "cosine"
+    ),
+    JointRule(
+        "schedule.warmup_epochs",
+        "schedule.decay_epochs",
+        "less than the decay",
+        lambda w, decay: w < decay or not decay,
+    ),
+    JointRule(
+        "residual.model",
+        "model.name",
+        '"" beside a model that is fitted itself',
+        lambda residual, name: residual == "" or not is_fitted(name),
+    ),
+)
+
+# What a resumed run may change, because no training step depends on it.
+MAY_DIFFER = (
+    "num_epochs",  # how long: a finished run can be trained on
+    "patience",  # how long
+    "checkpoints.keep",  # how much disk
+    "log.progress",  # how loudly
+    "log.tensorboard",  # how loudly
+    "graph.cache_dir",  # where: cached graphs are found by the hash of what they are made of
+    "data.root",  # where: the content hash guards what is in the folder
+    "data.name",  # where from
+    "data.download",  # where from
+    "evaluation.block_size",  # how much memory: the metrics do not depend on it
+    "parallel",  # how much memory on each device: checkpoints move from one to the other
+)
+
+# Fields that a config.json of an earlier version lacks, with the values that mean what that version did.
+# (On the CPU, where they were run, the products are float32 at every precision.)
+ADDED_LATER = {
+    "data.name": "",
+    "data.download": True,
+    "matmul_precision": "highest",
+    "checkpoints.keep": "whole",
+    "residual.model": "",
+    "residual.weights": SETTINGS["residual.weights"].default,
+}
+
+
+def declared(model: str, residual: str = "") -> dict[str, Setting]:
+    """Every setting of a run, by dotted name; what a model declares goes before what stands here.
+
+    Args:
+      model: `model.name`.
+      residual: `residual.model`.
+    """
+    return SETTINGS | dict(models.find(model).settings) | residual_settings(residual)
+
+
+def residual_settings(residual: str) -> dict[str, Setting]:
+    """The settings of a fitted model where it stands beside another one; none for ""."""
+    if not residual:
+        return {}
+    own = models.find(residual).settings.items()
+    return {name.replace("model.", "residual.", 1): s for name, s in own if name.startswith("model.")}
+
+
+def chosen(values: Mapping[str, Any]) -> tuple[str, str]:
+    """The model that the values name, and the fitted one beside it; "" where there is none of that name."""
+    model, residual = values.get("model.name"), values.get("residual.model")
+    return (
+        model if isinstance(model, str) and model in models.names() else "",
+        residual if isinstance(residual, str) and is_fitted(residual) else "",
     )
+
+
+def declared_by(values: Mapping[str, Any]) -> dict[str, Setting]:
+    """Every setting of a run with the models that the values name."""
+    model, residual = chosen(values)
+    return declared(model, residual) if model else SETTINGS
+
+
+def declarations() -> Iterator[tuple[str, str, Mapping[str, Setting]]]:
+    """The field that chooses a model, the model's name, and the settings that come with it."""
+    for name in models.names():
+        yield "model.name", name, models.find(name).settings
+        if is_fitted(name):
+            yield "residual.model", name, residual_settings(name)
+
+
+def defaults(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Dotted name -> default."""
+    return {name: setting.default for name, setting in settings.items()}
+
+
+def settings_of_others(model: str, residual: str) -> dict[str, list]:
+    """Fields that only other models than these declare -> their defaults there."""
+    own, others = declared(model, residual), dict[str, list]()
+    for _, _, settings in declarations():
+        for name, setting in settings.items():
+            if name not in own:
+                others.setdefault(name, []).append(setting.default)
+    return others
+
+
+def joint_rules(model: str) -> tuple[JointRule, ...]:
+    """The rules between two settings of a run with this model."""
+    return JOINT_RULES + tuple(models.find(model).joint_rules)
+
+
+def get_config(model: str = "rearm", residual: str = "") -> ConfigDict:
+    """The default settings of a model, and of a fitted one beside it: protocol strict, a folder of data that
+    `data.root` must name.
+    """
+    values = {name: setting.default for name, setting in declared(model, residual).items()}
+    values |= {"model.name": model, "residual.model": residual}
+    return ConfigDict(nest(values))
+
+
+def added_later(model: str) -> dict[str, Any]:
+    """Fields that the config.json of an earlier version lacks, with the values that mean what that version did."""
+    return ADDED_LATER | dict(models.find(model).added_later)
+
+
+def nest(values: dict) -> dict:
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    root: dict = {}
+    for name, value in values.items():
+        *sections, leaf = name.split(".")
+        section = root
+        for key in sections:
+            section = section.setdefault(key, {})
+        section[leaf] = value
+    return root

@@ -19,3 +19,9 @@ class CheckpointError(RearmError):
 
 class NonFiniteError(RearmError):
     """Training met a NaN or an infinity; the message names the step and the part of the loss."""
+
+
+def how_to_install(extra: str) -> str:
+    """The commands that bring an extra of pyproject.toml, for a message. No index has rearm_jax: a checkout or a file
+    of a wheel has to be named."""
+    return f"pip install '.[{extra}]' in a checkout of rearm_jax, or pip install 'FILE.whl[{extra}]' with its wheel"

@@ -1,24 +1,24 @@
-"""The set-up that every mode shares: config -> data, graphs, model, optimiser."""
+"""The set-up that every mode shares: config -> data, inputs, model, optimiser."""
 
 import dataclasses
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
 from ml_collections import ConfigDict
 
+from rearm_jax import models
 from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.graphs.build import Graphs, build_graphs
-from rearm_jax.graphs.relations import user_interest_features
-from rearm_jax.models.lightgcn import LightGCN
-from rearm_jax.models.rearm import REARM, with_features
+from rearm_jax.recommender.contract import Inputs, Recommender
+from rearm_jax.recommender.fitted import Fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Experiment:
 
     config: ConfigDict
     dataset: Dataset
-    graphs: Graphs
-    model: nn.Module
-    tx: optax.GradientTransformationExtraArgs
+    inputs: Inputs  # empty for a fitted model
+    model: Any  # a Recommender, or a Fitted
+    tx: Any  # optax.GradientTransformationExtraArgs; None for a fitted model
+    residual: Fitted | None = None  # stands beside a Recommender
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
-    """Reads the data, builds the graphs, and makes model and optimiser.
+    """Reads the data, builds what the model reads, and makes model and optimiser.
 
     Raises:
       ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read or compiled.
@@ -47,43 +48,29 @@ def build_experiment(config: ConfigDict) -> Experiment:
 
 
 def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
-    """Graphs, model and optimiser for a checked config and data that are at hand."""
+    """Inputs, model and optimiser for a checked config and data that are at hand."""
+    kind = models.find(config.model.name)
+    model = kind.make(config, dataset)
+    residual = config.residual.model
     return Experiment(
         config=config,
         dataset=dataset,
-        graphs=build_graphs(dataset, config.graph, config.protocol, config.seed),
-        model=make_model(config, dataset),
-        tx=make_optimizer(config, len(dataset.train)),
+        inputs=kind.relations(dataset, config),
+        model=model,
+        tx=make_optimizer(config, len(dataset.train), model) if isinstance(model, Recommender) else None,
+        residual=cast(type[Fitted], models.find(residual)).make(config, dataset, "residual") if residual else None,
     )
 
 
-def make_model(config: ConfigDict, dataset: Dataset) -> nn.Module:
-    """The Flax module that config.model names, for the sizes of the data."""
-    sizes: dict[str, Any] = {"num_users": dataset.num_users, "num_items": dataset.num_items}
-    settings = config.model
-    if settings.name == "lightgcn":
-        return LightGCN(**sizes, embedding_dim=settings.embedding_dim, num_layers=settings.num_layers)
-    return REARM(
-        **sizes,
-        feature_widths=tuple((name, table.shape[1]) for name, table in dataset.features.items()),
-        embedding_dim=settings.embedding_dim,
-        rank=settings.rank,
-        num_layers=settings.num_layers,
-        num_user_layers=settings.num_user_layers,
-        num_item_layers=settings.num_item_layers,
-        self_dropout=settings.self_dropout,
-        cross_dropout=settings.cross_dropout,
-        train_meta_projection=settings.train_meta_projection,
-        dtype=jnp.dtype(config.compute_dtype),
-    )
-
-
-def make_optimizer(config: ConfigDict, num_interactions: int) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: ConfigDict, num_interactions: int, model: Recommender
+) -> optax.GradientTransformationExtraArgs:
     """AdamW (Loshchilov & Hutter, ICLR 2019) with PyTorch's defaults, after the optional clipping of the gradient.
 
     Args:
       config: the whole config.
       num_interactions: in train; the schedule counts epochs.
+      model: says which parameters do not decay.
 
     Returns:
       A transformation whose update also takes `grad_norm`, the norm of all gradients, float32 (): a device that holds
@@ -97,7 +84,10 @@ def make_optimizer(config: ConfigDict, num_interactions: int) -> optax.GradientT
         rate = optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, schedule.decay_epochs * epoch)
     elif warmup:
         rate = optax.linear_schedule(0.0, rate, warmup)
-    decayed = None if config.model.train_meta_projection else _all_but_meta_projections
+
+    def decayed(params: dict) -> dict:
+        return jax.tree_util.tree_map_with_path(lambda path, _: model.decays(tuple(key.key for key in path)), params)
+
     adamw = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay, mask=decayed)
     if config.gradient_clip_norm:
         return optax.chain(_clip_by_norm(config.gradient_clip_norm), adamw)
@@ -116,11 +106,15 @@ def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _all_but_meta_projections(params: dict) -> dict:
-    """False for the frozen meta projections: they get no gradient, and the original's AdamW skips them."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "projection" not in [key.key for key in path] or not path[0].key.endswith("_meta"), params
-    )
+def in_precision(config: ConfigDict, fn: Callable) -> Callable:
+    """fn, every product of which asks for config.matmul_precision when it is traced."""
+
+    @functools.wraps(fn)
+    def traced(*args: Any) -> Any:
+        with jax.default_matmul_precision(config.matmul_precision):
+            return fn(*args)
+
+    return traced
 
 
 def init_params(experiment: Experiment) -> dict:
@@ -129,23 +123,15 @@ def init_params(experiment: Experiment) -> dict:
     Returns:
       Nested dict of float32 arrays on the default device.
     """
-    dataset, model = experiment.dataset, experiment.model
-    params = jax.jit(lambda key, graphs: model.init(key, graphs, train=False)["params"])(
-        jax.random.key(experiment.config.seed), experiment.graphs
-    )
-    if not isinstance(model, REARM):
-        return params
-    interests = {
-        name: user_interest_features(dataset.train, dataset.num_users, table)
-        for name, table in dataset.features.items()
-    }
-    return with_features(params, dataset.features, interests)
+    key = jax.random.key(experiment.config.seed)
+    return experiment.model.initial_params(key, experiment.inputs, experiment.dataset)
 
 
 def abstract_params(experiment: Experiment) -> dict:
     """Shapes and dtypes of the parameters, without making them."""
-    graphs, model = experiment.graphs, experiment.model
-    return jax.eval_shape(lambda key: model.init(key, graphs, train=False)["params"], jax.random.key(0))
+    return jax.eval_shape(
+        lambda key, inputs: experiment.model.init(key, inputs)["params"], jax.random.key(0), experiment.inputs
+    )
 
 
 def load_data(data: ConfigDict) -> Dataset:
@@ -156,7 +142,8 @@ def load_data(data: ConfigDict) -> Dataset:
     """
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
-    if data.name and data.download and not os.path.lexists(data.root):
-        logging.info("%s is missing: downloading %s", data.root, data.name)
-        download(data.name, data.root)
-    return load_dataset(data.root, tuple(data.modalities), data.num_users)
+    root = os.path.expanduser(data.root)
+    if data.name and data.download and not os.path.lexists(root):
+        logging.info("%s is missing: downloading %s", root, data.name)
+        download(data.name, root)
+    return load_dataset(root, tuple(data.modalities), data.num_users)

@@ -1,4 +1,4 @@
-"""The losses of REARM: pure functions of arrays, with masks so that shapes are static.
+"""The losses: pure functions of arrays, with masks so that shapes are static.
 
 A loss that couples the whole batch can be shared out over devices: each device passes its rows, weighted so that all
 weights add up to 1 over all devices, and the results add up to the loss.
@@ -25,6 +25,31 @@ def bpr_loss(positive_scores: jax.Array, negative_scores: jax.Array, weights: ja
     """
     _same_shape(positive_scores=positive_scores, negative_scores=negative_scores, weights=weights)
     return jnp.sum(weights * jax.nn.softplus(negative_scores - positive_scores))
+
+
+def softmax_loss(
+    positive_scores: jax.Array, negative_scores: jax.Array, counts: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """Sampled softmax (Wu et al., arXiv 2201.02327), -sum_b weights_b log(exp(p_b) / (exp(p_b) + sum_j exp(n_bj))).
+
+    Args:
+      positive_scores: float (b,), p, scores of the observed interactions, divided by the temperature.
+      negative_scores: float (b, n), scores of the negatives likewise.
+      counts: bool (b, n), False for negatives that do not count in a row, such as the user's own items.
+      weights: float (b,), 0 for rows that do not count; they add up to 1 for a mean.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    _same_shape(positive_scores=positive_scores, weights=weights)
+    _same_shape(negative_scores=negative_scores, counts=counts)
+    if negative_scores.ndim != 2 or len(negative_scores) != len(positive_scores):
+        raise ValueError(f"negative_scores {negative_scores.shape} must be ({len(positive_scores)}, n)")
+    negative_scores = jnp.where(counts, negative_scores, -jnp.inf)
+    highest = jnp.maximum(positive_scores, jnp.max(negative_scores, axis=1, initial=-jnp.inf))
+    highest = jax.lax.stop_gradient(highest)
+    total = jnp.exp(positive_scores - highest) + jnp.sum(jnp.exp(negative_scores - highest[:, None]), axis=1)
+    return jnp.sum(weights * (highest + jnp.log(total) - positive_scores))
 
 
 def contrastive_loss(

@@ -28,26 +28,28 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from rearm_jax.config import parse_flags
+from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError, RearmError
 from rearm_jax.experiment import build_experiment
+from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
-from rearm_jax.inference.recommend import UNKNOWN
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.inference.visualize import check_report, write_report
 from rearm_jax.training.display import Formatter
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt
+from rearm_jax.training.lock import RunLock
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.outcome import next_commands, say_weaknesses, table
+from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _MODES = ("train", "evaluate", "recommend", "export", "visualize")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
-_WORKDIR = flags.DEFINE_string("workdir", None, "run folder; without it runs/NAME of the config")
+_WORKDIR = flags.DEFINE(PathParser(), "workdir", None, "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
 _STOPPED_CODE = flags.DEFINE_integer(
@@ -58,11 +60,16 @@ _USERS = flags.DEFINE_string(
 )
 _K = flags.DEFINE_integer("k", 20, "items in a list", lower_bound=1)
 _FORMAT = flags.DEFINE_enum("format", "jsonl", FORMATS, "of the recommendations")
-_EXCLUDE = flags.DEFINE_string("exclude", None, "CSV file of items, or of users and items, never to recommend")
+_EXCLUDE = flags.DEFINE(PathParser(), "exclude", None, "CSV file of items, or of users and items, never to recommend")
 _UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that the catalogue does not have")
-_NEW_ITEMS = flags.DEFINE_string("new_items", None, "folder of features and ids of items that training did not see")
-_OUT = flags.DEFINE_string(
-    "out", None, "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)"
+_NEW_ITEMS = flags.DEFINE(
+    PathParser(), "new_items", None, "folder of features and ids of items that training did not see"
+)
+_OUT = flags.DEFINE(
+    PathParser(),
+    "out",
+    None,
+    "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)",
 )
 _MODES_OF_FLAGS = {
     "overwrite": ("train",),
@@ -85,7 +92,7 @@ def main() -> int:
         return 0
     _plain_log()
     try:
-        with quit_on_interrupt():
+        with quit_on_interrupt(), without_x64():
             return _dispatch()
     except RearmError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -135,13 +142,14 @@ def _train() -> int:
     if config is None:
         raise ConfigError("--config is missing: name a file, such as --config=configs/demo.py")
     workdir = _WORKDIR.value or f"runs/{_config_name()}"
-    if not _OVERWRITE.value:
-        check_run_folder(workdir, config)
-    experiment = build_experiment(config) if _OVERWRITE.value else open_experiment(config, workdir)
-    check_same(experiment)
-    if _OVERWRITE.value:
-        first_only(clear_run_folder, workdir)
-    result, stopped_by = train(experiment, workdir)
+    with RunLock(workdir) as lock:
+        if not _OVERWRITE.value:
+            check_run_folder(workdir, config)
+        experiment = build_experiment(config) if _OVERWRITE.value else open_experiment(config, workdir)
+        check_same(experiment)
+        if _OVERWRITE.value:
+            first_only(clear_run_folder, workdir)
+        result, stopped_by = train(experiment, workdir, lock)
     if result is None:
         return 130 if stopped_by == signal.SIGINT else _STOPPED_CODE.value
     metric = experiment.config.evaluation.metric

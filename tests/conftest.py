@@ -1,22 +1,27 @@
 """What the tests share: a compilation cache for the session, and a config small enough to train in a test."""
 
 import os
+import re
 import shutil
 import tempfile
 
 import pytest
 from ml_collections import ConfigDict
 
-from configs import demo
+from rearm_jax import default
 
 
 def pytest_configure(config):
-    # The same small programs are compiled again and again, also by subprocesses. This runs before jax is imported.
+    # The same programs are compiled again and again, in subprocesses and by the workers of pytest-xdist, too: all use
+    # one cache. This runs before jax is imported and before there are workers.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="rearm_jax_tests_")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # On data of 60 users, optimising a program takes longer than all its runs. .ci/run and `python -m tests.faults` try
+    # exact numbers with programs as users have them, too.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,28 +33,51 @@ def _forget_compiled_programs():
     jax.clear_caches()
 
 
+@pytest.fixture
+def built_graphs(caplog):
+    """A function that gives the names of the graphs that were built since it was last called, in order."""
+    caplog.set_level("INFO", logger="absl")
+
+    def names() -> list[str]:
+        said = [re.match(r"graph (.*): \d+ nodes", record.getMessage()) for record in caplog.records]
+        caplog.clear()
+        return [match[1] for match in said if match]
+
+    return names
+
+
+# The demo, shrunk.
+TINY = {
+    "batch_size": 64,
+    "num_epochs": 3,
+    "patience": 1000,
+    "learning_rate": 1e-3,
+    "data.source": "synthetic",
+    "data.synthetic.num_users": 60,
+    "data.synthetic.num_items": 40,
+    "data.synthetic.interactions_per_user": 8,
+    "data.synthetic.feature_width": 6,
+    "graph.user_knn_k": 5,
+    "graph.item_knn_k": 5,
+    "graph.cache_dir": "",
+    "model.embedding_dim": 8,
+    "model.num_layers": 2,
+    "evaluation.ks": (5, 10),
+    "evaluation.metric": "recall@10",
+    "evaluation.block_size": 16,
+    "log.progress": False,
+    "log.tensorboard": False,
+}
+
+
 def tiny_config(**changes) -> ConfigDict:
-    """The demo, shrunk: 60 users, 40 items, 353 train interactions, 6 steps an epoch. Dots in names become `__`."""
-    config = demo.get_config()
-    config.update_from_flattened_dict(
-        {
-            "batch_size": 64,
-            "num_epochs": 3,
-            "patience": 1000,
-            "data.synthetic.num_users": 60,
-            "data.synthetic.num_items": 40,
-            "data.synthetic.interactions_per_user": 8,
-            "data.synthetic.feature_width": 6,
-            "graph.user_knn_k": 5,
-            "graph.item_knn_k": 5,
-            "graph.cache_dir": "",
-            "model.embedding_dim": 8,
-            "evaluation.ks": (5, 10),
-            "evaluation.metric": "recall@10",
-            "evaluation.block_size": 16,
-            "log.progress": False,
-            "log.tensorboard": False,
-        }
-    )
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
-    return config.lock()
+    """60 users, 40 items, 353 train interactions, 6 steps an epoch; of TINY what the model declares.
+
+    Args:
+      changes: other values; dots in names become `__`. `model__name` is REARM if not given.
+    """
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    model = changes.get("model.name", "rearm")
+    config = default.get_config(model).lock()
+    config.update_from_flattened_dict({k: v for k, v in TINY.items() if k in default.declared(model)} | changes)
+    return config

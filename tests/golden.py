@@ -25,13 +25,13 @@ from rearm_jax import default
 from rearm_jax.data.dataset import Dataset, group_by_user, make_dataset
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
-from rearm_jax.experiment import make_model, make_optimizer
+from rearm_jax.experiment import make_optimizer
 from rearm_jax.graphs import relations
 from rearm_jax.graphs.adjacency import make_adjacency
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.models.torch_weights import from_torch, to_torch
-from rearm_jax.training.parallel import Shard
-from rearm_jax.training.sampling import Batch
+from rearm_jax.models.rearm import REARM
+from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
+from rearm_jax.parallel.rows import ALONE
+from rearm_jax.recommender.contract import Batch
 from rearm_jax.training.step import TrainState, loss_share, train_step
 
 MODALITIES = ("image", "text")
@@ -43,16 +43,16 @@ def compare(path: str) -> dict:
         golden = {name: file[name] for name in file.files}
     config = _config(json.loads(str(golden["config"])))
     dataset = _dataset(golden)
-    graphs = Graphs(
-        user_item=make_adjacency(sp.csr_array(golden["graph/norm_adj"]), symmetric=True),
-        user_user=make_adjacency(sp.csr_array(golden["graph/user_user"]), symmetric=False),
-        item_item=make_adjacency(sp.csr_array(golden["graph/item_item"]), symmetric=False),
-    )
-    model = _without_dropout(make_model(config, dataset))
+    graphs = {
+        "user_item": make_adjacency(sp.csr_array(golden["graph/norm_adj"]), ("user", "item"), symmetric=True),
+        "user_user": make_adjacency(sp.csr_array(golden["graph/user_user"]), ("user",)),
+        "item_item": make_adjacency(sp.csr_array(golden["graph/item_item"]), ("item",)),
+    }
+    model = _without_dropout(REARM.make(config, dataset))
     params = jax.tree.map(jnp.asarray, from_torch(_section(golden, "state"), MODALITIES))
-    forward = jax.jit(functools.partial(model.apply, train=False))
+    forward = jax.jit(model.apply)
     out = forward({"params": params}, graphs)
-    modal = np.concatenate([np.concatenate(out.modal_users, 1), np.concatenate(out.modal_items, 1)])
+    modal = np.concatenate([np.concatenate(out.views[f"modal_{side}"], 1) for side in ("users", "items")])
 
     batches = [
         Batch(*(golden[f"batch/{name}"][b].astype(np.int32) for name in ("users", "positives", "negatives")), mask)
@@ -112,16 +112,16 @@ def _without_dropout(model):
 
 def _train(config, model, params, graphs, batches, num_interactions):
     """(losses (batches, 4), state after one step a batch, gradient of the first batch)."""
-    tx = make_optimizer(config, num_interactions)
+    tx = make_optimizer(config, num_interactions, model)
     state = TrainState(params, tx.init(params), jnp.int32(0), jax.random.key_data(jax.random.key(0)))
-    share = functools.partial(loss_share, model.apply, config.loss)
-    gradient = jax.jit(jax.grad(lambda p, batch: share(p, graphs, batch, jax.random.key(0), Shard())[0]))
+    share = functools.partial(loss_share, model)
+    gradient = jax.jit(jax.grad(lambda p, batch: share(p, graphs, batch, jax.random.key(0), ALONE)[0]))
     gradients = gradient(params, batches[0])
-    step = jax.jit(lambda state, batch: train_step(model.apply, tx, config.loss, state, graphs, batch, Shard()))
+    step = jax.jit(lambda state, batch: train_step(model, tx, state, graphs, batch, ALONE))
     losses = []
     for batch in batches:
         state, metrics = step(state, batch)
-        losses.append([float(metrics[name]) for name in ("loss", "bpr", "contrastive", "orthogonal")])
+        losses.append([float(metrics.get(name, 0.0)) for name in ("loss", "bpr", "contrastive", "orthogonal")])
     return np.array(losses), state, gradients
 
 

@@ -47,7 +47,7 @@ KINDS = ["plain", "symmetric", "empty", "single"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_forward_and_gradient_equal_the_dense_ones(kind, num_layers):
     graph, x = random_graph(kind), random_features()
-    adjacency = make_adjacency(graph, symmetric=kind == "symmetric")
+    adjacency = make_adjacency(graph, ("user",), symmetric=kind == "symmetric")
     weights = [random_features(seed=10 + layer) for layer in range(num_layers)]
 
     def objective(apply, x):
@@ -75,10 +75,10 @@ def test_forward_and_gradient_equal_the_dense_ones(kind, num_layers):
 @pytest.mark.parametrize("kind", ["plain", "symmetric"])
 def test_a_declared_symmetry_changes_nothing_but_what_is_stored(kind):
     graph, x = random_graph(kind), random_features()
-    stored = make_adjacency(graph, symmetric=False)
+    stored = make_adjacency(graph, ("user",))
     np.testing.assert_array_equal(stored.transposed.todense(), graph.toarray().T)
     if kind == "symmetric":
-        shared = make_adjacency(graph, symmetric=True)
+        shared = make_adjacency(graph, ("user",), symmetric=True)
         assert shared.transposed is None
         gradients = [jax.grad(lambda x, a=a: jnp.sum(propagate(a, x, 2)[1] ** 3))(x) for a in (stored, shared)]
         np.testing.assert_array_equal(*gradients)
@@ -87,7 +87,7 @@ def test_a_declared_symmetry_changes_nothing_but_what_is_stored(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_stored_is_sorted_and_unique(kind):
     graph = random_graph(kind)
-    adjacency = make_adjacency(graph, symmetric=False)
+    adjacency = make_adjacency(graph, ("user",))
     for matrix, indptr, expected in (
         (adjacency.matrix, adjacency.indptr, graph),
         (adjacency.transposed, adjacency.transposed_indptr, graph.T.tocsr()),
@@ -104,7 +104,7 @@ def test_what_is_stored_is_sorted_and_unique(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernel_by_rows_agrees_with_the_portable_one_by_entries(kind):
     graph, x = random_graph(kind), random_features()
-    adjacency = make_adjacency(graph, symmetric=False)
+    adjacency = make_adjacency(graph, ("user",))
     by_entries = BCOO(
         (adjacency.matrix.data, adjacency.matrix.indices), shape=graph.shape, indices_sorted=True, unique_indices=True
     )
@@ -115,7 +115,7 @@ def test_the_kernel_by_rows_agrees_with_the_portable_one_by_entries(kind):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about the program for the CPU")
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_program_for_the_cpu_multiplies_in_the_csr_kernel_and_never_scatters(symmetric):
-    adjacency = make_adjacency(random_graph("symmetric"), symmetric)
+    adjacency = make_adjacency(random_graph("symmetric"), ("user",), symmetric)
 
     def forward(adjacency, x):
         return propagate(adjacency, x, 2)[-1]
@@ -137,7 +137,7 @@ def test_the_program_for_the_cpu_multiplies_in_the_csr_kernel_and_never_scatters
 
 
 def test_other_platforms_get_the_portable_product():
-    adjacency = make_adjacency(random_graph("plain"), symmetric=False)
+    adjacency = make_adjacency(random_graph("plain"), ("user",))
     traced = jax.jit(lambda a, x: propagate(a, x, 1)).trace(adjacency, random_features())
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert CSR_KERNEL not in text
@@ -146,7 +146,7 @@ def test_other_platforms_get_the_portable_product():
 
 def test_inside_jit_and_loops():
     graph, x = random_graph("plain"), random_features()
-    adjacency = make_adjacency(graph, symmetric=False)
+    adjacency = make_adjacency(graph, ("user",))
     power = np.linalg.matrix_power(graph.toarray().astype(np.float64), 4)
 
     @jax.jit
@@ -184,7 +184,7 @@ def test_a_graph_of_the_same_shape_is_an_argument_and_not_compiled_in():
         return propagate(adjacency, x, 1)[0]
 
     for graph in (first, second):
-        found = product(make_adjacency(graph, symmetric=False), x)
+        found = product(make_adjacency(graph, ("user",)), x)
         np.testing.assert_allclose(found, graph.toarray() @ x, rtol=1e-6)
     assert len(compilations) == 1
 
@@ -198,7 +198,7 @@ from tests.test_adjacency import random_features, random_graph
 
 assert jax.local_device_count() == 2
 graph = random_graph("plain")
-adjacency = make_adjacency(graph, symmetric=False)
+adjacency = make_adjacency(graph, ("user",))
 x = np.stack([random_features(seed=seed) for seed in (1, 2)])
 dense = graph.toarray().astype(np.float64)
 
@@ -243,21 +243,21 @@ def test_on_two_devices_under_pmap():
     ids=["rows", "1-d", "3-d", "int32", "bfloat16"],
 )
 def test_features_of_another_shape_or_dtype_are_refused(x):
-    adjacency = make_adjacency(random_graph("plain"), symmetric=False)
+    adjacency = make_adjacency(random_graph("plain"), ("user",))
     with pytest.raises(ValueError, match=r"float32 \(23, c\), got .*" + str(x.dtype)):
         propagate(adjacency, x, 1)
 
 
 def test_a_matrix_that_is_not_square_is_refused():
     with pytest.raises(ValueError, match=r"square, got shape \(2, 3\)"):
-        make_adjacency(scipy.sparse.csr_array(np.ones((2, 3), np.float32)), symmetric=False)
+        make_adjacency(scipy.sparse.csr_array(np.ones((2, 3), np.float32)), ("user",))
 
 
 @pytest.mark.parametrize("columns", [[2, 0], [1, 1]], ids=["unsorted", "repeated"])
 def test_unsorted_or_repeated_entries_are_refused(columns):
     graph = scipy.sparse.csr_array((np.ones(2, np.float32), np.array(columns), np.array([0, 2, 2, 2])), shape=(3, 3))
     with pytest.raises(ValueError, match="sorted, unique"):
-        make_adjacency(graph, symmetric=False)
+        make_adjacency(graph, ("user",))
 
 
 @pytest.mark.parametrize("wrong", ["value", "pattern"])
@@ -266,10 +266,10 @@ def test_a_false_symmetry_is_refused(wrong):
     row, column = np.argwhere(np.triu(dense, 1))[0]
     dense[row, column] = dense[row, column] * 1.001 if wrong == "value" else 0
     with pytest.raises(ValueError, match="declared symmetric, but 2 entries differ"):
-        make_adjacency(scipy.sparse.csr_array(dense), symmetric=True)
+        make_adjacency(scipy.sparse.csr_array(dense), ("user",), symmetric=True)
 
 
 def test_float64_is_rounded_to_float32():
     dense = np.array([[0, 1 / 3], [1e-3, 0]])
-    adjacency = make_adjacency(scipy.sparse.csr_array(dense), symmetric=False)
+    adjacency = make_adjacency(scipy.sparse.csr_array(dense), ("user",))
     np.testing.assert_array_equal(adjacency.matrix.todense(), dense.astype(np.float32))

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import logging
+from ml_collections import FrozenConfigDict
+from ml_collections.config_dict import placeholder, required_placeholder
 
 import rearm_jax
 from rearm_jax import api, default_config, evaluate, recommend, train
-from rearm_jax.config import check_config, resolve
+from rearm_jax.config import check_config, resolve, shown
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
-NAMES = {"load_dataset", "build_graphs", "REARM", "train", "evaluate", "recommend", "default_config"}
+NAMES = {"load_dataset", "REARM", "train", "evaluate", "recommend", "default_config", "Recommender", "register"}
+OF_CONTRIBUTORS = {"Recommender", "register"}  # shown in CONTRIBUTING.md
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_the_readme_runs(readme, capsys):
 
 def test_the_readme_shows_every_public_name():
     used = " ".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL))
-    assert set(re.findall(r"\w+", used)) >= NAMES
+    assert set(re.findall(r"\w+", used)) >= NAMES - OF_CONTRIBUTORS
 
 
 def test_recommendations_are_ranked_and_leave_out_train_items(readme):
@@ -84,6 +87,165 @@ def test_what_recommend_refuses(readme):
     assert [one["source"] for one in recommend(workdir, [300, 3], 5, unknown="popular")] == ["model", "popular"]
     with pytest.raises(CheckpointError, match="is not a run folder"):
         recommend(readme[0])
+
+
+class BytesPath:
+    def __fspath__(self):
+        return b"runs/a"
+
+
+NO_PATHS = [None, 3, True, 1.5, "", "a\0b", b"runs/a", ["runs/a"], {}, BytesPath(), tiny_config()]
+
+
+@pytest.mark.parametrize("workdir", NO_PATHS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "call", [lambda workdir: train(tiny_config(), workdir), evaluate, recommend], ids=["train", "evaluate", "recommend"]
+)
+def test_a_workdir_that_is_no_path_is_refused(call, workdir):
+    with pytest.raises(ConfigError, match=r'^workdir = .*: must be a path, such as "runs/mine"') as caught:
+        call(workdir)
+    assert "\n" not in str(caught.value)
+    assert ("did you mean 'runs/a'?" in str(caught.value)) == (isinstance(workdir, (bytes, BytesPath)))
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://a-bucket/run", "s4://a/b"], ids=["a package that is missing", "an unknown kind"]
+)
+@pytest.mark.parametrize("call", [lambda workdir: train(tiny_config(), workdir), evaluate, recommend])
+def test_an_address_that_cannot_be_reached_is_refused(call, address, monkeypatch):
+    for package in ("gcsfs", "tensorflow"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CheckpointError, match=f"^{address} (cannot be read or written|is no address of a run folder)"):
+        call(address)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [None, {}, tiny_config().to_dict(), "configs/demo.py", 3, default_config, []],
+    ids=lambda value: type(value).__name__,
+)
+def test_train_refuses_what_is_no_config(tmp_path, config):
+    with pytest.raises(ConfigError, match=r"^config = .*: must be a ConfigDict, found .*; did you mean default_config"):
+        train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("seed", None, "seed = None: must be an integer from 0 to 2147483647"),
+        ("seed", "1", "seed = '1': must be an integer from 0 to 2147483647; did you mean 1?"),
+        ("seed", 3.0, "seed = 3.0: must be an integer from 0 to 2147483647; did you mean 3?"),
+        ("seed", 2.5, "seed = 2.5: must be an integer from 0 to 2147483647"),
+        ("seed", np.int64(3), "seed = np.int64(3): must be an integer from 0 to 2147483647; did you mean 3?"),
+        ("seed", 10**5000, "seed = <int>: must be"),
+        (
+            "learning_rate",
+            "1e-3",
+            "learning_rate = '1e-3': must be a finite number above 0 (as float32); did you mean 0.001?",
+        ),
+        ("log.progress", 0, "log.progress = 0: must be true or false; did you mean False?"),
+        ("log.progress", "true", "log.progress = 'true': must be true or false; did you mean True?"),
+        ("model.name", "LightGCN", "model.name = 'LightGCN': must be one of "),
+        ("model.name", "lightgnc", "; did you mean 'lightgcn'?"),
+        ("protocol", b"strict", "protocol = b'strict': must be one of"),
+        ("evaluation.ks", 5, "evaluation.ks = 5: must be a tuple of different integers"),
+        ("evaluation.ks", 5, "; did you mean (5,)?"),
+        ("evaluation.ks", np.array([5, 10]), "; did you mean (5, 10)?"),
+        ("evaluation.ks", (5, "10"), "evaluation.ks = (5, '10'): must be"),
+        ("data.modalities", "image", "; did you mean ('image',)?"),
+        ("data.modalities", {"image": 1}, "data.modalities = {'image': 1}: must be"),
+        ("data.root", Path("x"), "data.root = PosixPath('x'): must be a path, as text"),
+        ("data.root", "a\0b", "data.root = 'a\\x00b': must be a path, as text"),
+        ("graph.cache_dir", "a\0b", "graph.cache_dir = 'a\\x00b': must be"),
+        ("model", None, "model: is a section, not a field"),
+        ("model", 3, "model: is a section, not a field"),
+        ("evaluation", [], "evaluation: is a section, not a field"),
+        ("model", {"name": "rearm"}, "model.rank: missing; must be an integer"),
+        ("batchsize", 3, "batchsize: unknown field; did you mean batch_size?"),
+        (
+            "data.synthetic.num_user",
+            3,
+            "data.synthetic.num_user: unknown field; did you mean data.synthetic.num_users?",
+        ),
+        ("seed", placeholder(int), "seed = None: must be"),
+        ("seed", required_placeholder(int), "a field of the config has no value yet"),
+    ],
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", shown(value)),  # pytest-xdist's workers must agree
+)
+def test_train_names_the_field_the_rule_and_what_may_be_meant(tmp_path, field, value, words):
+    config = tiny_config().unlock()
+    *sections, name = field.split(".")
+    with config.ignore_type():
+        section = config
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ml_collections_refuses_stays_its_error():
+    config = default_config(root="x")
+    with pytest.raises(TypeError):
+        config.seed = "1"
+    with pytest.raises(TypeError):
+        config.evaluation.ks = 5
+    with pytest.raises(AttributeError):
+        config.sed = 1
+
+
+def test_lists_in_the_place_of_tuples_and_frozen_configs_are_fine(tmp_path):
+    config = tiny_config(model__name="lightgcn", num_epochs=1)
+    config.evaluation.ks = [5, 10]
+    result = train(FrozenConfigDict(config), tmp_path / "run")
+    assert result == train(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"users": 3}, "users = 3: must be a list of ids, text or integers; did you mean users=[3]?"),
+        ({"users": "317"}, "users is the text '317': give a list of ids, such as ['317']"),
+        ({"users": b"3"}, "users = b'3': must be a list of ids"),
+        ({"users": {3: 1}}, "users = {3: 1}: must be a list of ids"),
+        ({"users": True}, "users = True: must be a list of ids"),
+        ({"users": 3.5}, "users = 3.5: must be a list of ids"),
+        ({"users": np.array(3)}, "users = array(3): must be a list of ids"),
+        ({"users": [3, None]}, "users[1] = None: must be text or an integer"),
+        ({"users": [3.0]}, "users[0] = 3.0: must be text or an integer; did you mean 3?"),
+        ({"users": np.array([3.0])}, "users[0] = np.float64(3.0): must be text or an integer; did you mean 3?"),
+        ({"users": [True]}, "users[0] = True: must be text or an integer"),
+        ({"users": [b"3"]}, "users[0] = b'3': must be text or an integer"),
+        ({"users": [[3]]}, "users[0] = [3]: must be text or an integer"),
+        ({"users": [10**5000]}, "users[0] = <int>: must be text or an integer"),
+        ({"k": "3"}, "k = '3': must be an integer, the places in a list; did you mean 3?"),
+        ({"k": True}, "k = True: must be an integer, the places in a list"),
+        ({"k": 2.5}, "k = 2.5: must be an integer, the places in a list"),
+        ({"k": 3.0}, "k = 3.0: must be an integer, the places in a list; did you mean 3?"),
+        ({"k": None}, "k = None: must be an integer"),
+        ({"k": [3]}, "k = [3]: must be an integer"),
+        ({"k": float("nan")}, "k = nan: must be an integer"),
+        ({"k": 10**5000}, "k = <int>: must be an integer"),
+        ({"k": 0}, "k is 0: there are 200 items; k must be 1 to 200"),
+        ({"k": -1}, "k is -1: there are 200 items; k must be 1 to 200"),
+        ({"unknown": "x"}, "unknown = 'x': must be one of 'refuse', 'popular'"),
+        ({"unknown": "Popular"}, "unknown = 'Popular': must be one of 'refuse', 'popular'; did you mean 'popular'?"),
+        ({"unknown": None}, "unknown = None: must be one of"),
+        ({"unknown": ["refuse"]}, "unknown = ['refuse']: must be one of"),
+    ],
+    ids=shown,
+)
+def test_recommend_names_the_argument_the_rule_and_what_may_be_meant(readme, arguments, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        recommend(readme[0] / "runs/first", **arguments)
+
+
+@pytest.mark.parametrize("users", [(3, 17), np.array([3, 17]), iter(["3", 17]), range(3, 18, 14), {3: 0, 17: 0}.keys()])
+def test_ids_come_in_any_list(readme, users):
+    lists = recommend(readme[0] / "runs/first", users, np.int64(2))
+    assert [(one["user"], len(one["items"])) for one in lists] == [(3, 2), (17, 2)]
 
 
 def test_train_refuses_before_anything_is_written(tmp_path):
@@ -135,6 +297,9 @@ def test_default_config_weighs_the_modalities_alike():
     assert resolve(config).graph.user_modality_weights == (1.0,)
     with pytest.raises(AttributeError, match="rnak"):
         config.model.rnak = 7
+    assert "rank" not in default_config("lightgcn", root="x").model
+    with pytest.raises(ConfigError, match=r"'lightgnc'.*lightgcn"):
+        default_config("lightgnc")
 
 
 @pytest.mark.parametrize(

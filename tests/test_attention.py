@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rearm_jax.models import attention
-from rearm_jax.models.attention import ScalarAttention, dropout_mask, scalar_attention
+from rearm_jax.models.rearm import attention
+from rearm_jax.models.rearm.attention import ScalarAttention, dropout_mask, scalar_attention
 
 SEED = jnp.uint32(11)
 jitted_mask = jax.jit(dropout_mask, static_argnums=(2, 3))

@@ -30,7 +30,7 @@ def test_every_part_runs_from_the_files_of_a_problem(tmp_path):
     config = tiny_config(graph__cache_dir=str(tmp_path / "graphs"))
     experiment = build_experiment(config)
     dataset = experiment.dataset
-    graphs = problem.scipy_graphs(experiment.graphs)
+    graphs = problem.scipy_graphs(experiment.inputs)
     interests = {
         name: user_interest_features(dataset.train, dataset.num_users, features)
         for name, features in dataset.features.items()

@@ -1,11 +1,13 @@
 """Checkpoints: what is kept, what comes back, on how many devices, and what is said when something is wrong."""
 
+import errno
 import json
 import logging
 import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -475,6 +477,28 @@ def test_a_failed_write_is_told_and_keeps_what_was_there(tmp_path):
         checkpoints.save(4, big, small, {}, 0.9)
         assert_same(checkpoints.restore_params(4, big), big)
     assert step_folders(tmp_path) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("folder", ["3.orbax-checkpoint-tmp", "params.orbax-checkpoint-tmp"])
+def test_a_folder_that_cannot_be_made_ends_the_save_and_leaves_no_thread(tmp_path, monkeypatch, folder):
+    """Threads of Orbax that wait for the folder would keep the process for minutes."""
+    save_metrics(tmp_path, [0.5, 0.1])
+    before, mkdir = set(threading.enumerate()), os.mkdir
+
+    def refuse(path, *args, **kwargs):
+        if os.path.basename(path) == folder:
+            raise OSError(errno.EROFS, "Read-only file system", os.fspath(path))
+        return mkdir(path, *args, **kwargs)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(os, "mkdir", refuse)
+        with pytest.raises(CheckpointError, match=r"checkpoints cannot take step 3\. See .* Read-only file system"):
+            checkpoints.save(3, *STATE, {}, 0.9)
+        monkeypatch.undo()
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread not in before]
+    assert [thread for thread in left if not thread.name.startswith("asyncio_")] == []  # idle ones end with the process
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.resume_step() == 2
 
 
 def test_the_death_of_another_process_is_not_blamed_on_the_files(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Settings: the schema against default.py, the shipped configs, refusals, JSON, differences and the command line."""
+"""Settings: the declarations, the shipped configs, refusals, models, JSON, differences and the command line."""
 
 import importlib
 import json
@@ -13,20 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from rearm_jax import default
+from rearm_jax import default, models
 from rearm_jax.config import (
     check_against_data,
     check_config,
     differences,
+    for_its_model,
     from_json,
     resolve,
     to_json,
+    with_model,
 )
 from rearm_jax.data.download import DATASETS
 from rearm_jax.errors import ConfigError
-from rearm_jax.schema import SCHEMA
 
 ROOT = Path(__file__).parent.parent
+SCHEMA = {name: setting.rule for name, setting in default.declared("rearm").items()}  # of the demo
 SHIPPED = ("demo", "baby", "sports", "clothing", "tiktok", "tiktok:lightgcn")
 
 
@@ -62,12 +64,19 @@ def refusal(config: ConfigDict) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def test_schema_has_the_fields_and_types_of_the_default():
-    fields = leaves(default.get_config().to_dict())
-    assert set(SCHEMA) == set(fields)
+@pytest.mark.parametrize("model", models.names())
+def test_every_setting_is_declared_with_a_default_that_its_rule_accepts(model):
+    settings = default.declared(model)
+    fields = leaves(default.get_config(model).to_dict())
+    assert fields == {name: setting.default for name, setting in settings.items()} | {"model.name": model}
     for name, value in fields.items():
-        assert SCHEMA[name].many == isinstance(value, tuple)
-        assert all(type(v) is SCHEMA[name].kind for v in (value if SCHEMA[name].many else (value,))), name
+        rule = settings[name].rule
+        assert rule.many == isinstance(value, tuple)
+        assert all(type(v) is rule.kind for v in (value if rule.many else (value,))), name
+        assert rule.accepts(value), name
+        assert settings[name].meaning, name
+        assert settings[name].at_most in ("", "users", "items")
+    assert set(default.added_later(model)) <= set(settings)
 
 
 def test_default_lacks_nothing_but_the_folder():
@@ -82,7 +91,7 @@ def test_default_lacks_nothing_but_the_folder():
 def test_shipped_configs_pass_and_have_the_default_fields(name):
     config = shipped(name)
     check_config(config)
-    assert set(leaves(config.to_dict())) == set(SCHEMA)
+    assert set(leaves(config.to_dict())) == set(default.declared(config.model.name))
 
 
 # The table of the paper's settings: name, L, reg_weight, rank, s_drop, m_drop, w_u, w_i, uu_co, ii_co, user_k, item_k,
@@ -131,20 +140,28 @@ POSITIVE = (0, -1, 0.0, 1e-50, 1e39, NAN, INF, True, "1", None, (1.0,))
 NOT_NEGATIVE = (-1e-9, -1, 1e39, 10**400, NAN, INF, -INF, False, "0", None, [0.5])
 FRACTION = (-0.001, 1.001, 2, NAN, INF, True, "0.5", None)
 COUNT = (0, -1, 2**31, 1.0, True, "1", None, (1,))
+SWITCHES = ("meta_network", "heterography", "id_embeddings", "train_features")
+RELATIONS = ("user_cooccurrence", "user_interest", "item_cooccurrence", "item_semantic")
 BAD = {
-    **dict.fromkeys(("learning_rate", "loss.temperature"), POSITIVE),
+    **dict.fromkeys(("learning_rate", "loss.temperature", "loss.ranking_temperature", "model.init_scale"), POSITIVE),
     **dict.fromkeys(("weight_decay", "gradient_clip_norm", "loss.contrastive_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("loss.orthogonal_weight", "loss.l2_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("model.self_dropout", "model.cross_dropout"), FRACTION),
     **dict.fromkeys(("graph.user_cooccurrence_weight", "graph.item_cooccurrence_weight"), FRACTION),
     **dict.fromkeys(("num_epochs", "batch_size", "eval_every", "graph.user_knn_k", "graph.item_knn_k"), COUNT),
-    **dict.fromkeys(("model.embedding_dim", "model.rank", "evaluation.block_size"), COUNT),
+    **dict.fromkeys(("model.embedding_dim", "model.rank", "evaluation.block_size", "loss.num_negatives"), COUNT),
     **dict.fromkeys(("data.synthetic.num_users", "data.synthetic.feature_width"), COUNT),
     **dict.fromkeys(("data.synthetic.num_items", "data.synthetic.interactions_per_user"), (*COUNT, 2)),
     **dict.fromkeys(("seed", "patience", "model.num_layers", "data.num_users", "data.synthetic.seed"), COUNT[1:]),
     **dict.fromkeys(("model.num_user_layers", "model.num_item_layers"), COUNT[1:]),
     **dict.fromkeys(("schedule.warmup_epochs", "schedule.decay_epochs"), COUNT[1:]),
     **dict.fromkeys(("log.progress", "log.tensorboard", "model.train_meta_projection"), (0, 1, "true", None)),
+    **dict.fromkeys((f"model.{name}" for name in SWITCHES), (0, 1, "true", None)),
+    **dict.fromkeys((f"graph.{name}" for name in RELATIONS), (0, 1, "true", None)),
+    "model.attention": ("", "Full", "off", None, True),
+    "loss.ranking": ("", "BPR", "hinge", None, 1),
+    "loss.similarity": ("", "Dot", "euclid", None, 1),
+    "matmul_precision": ("", "HIGHEST", "float32", None, 1),
     "data.download": (0, 1, "true", None),
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
@@ -154,6 +171,8 @@ BAD = {
     "checkpoints.keep": ("", "best", "Params", None, 2, ("whole",)),
     **dict.fromkeys(("data.source", "model.name"), ("", "REARM", "folder ", None, 1)),
     "graph.knn": ("", "Exact", "approximate", None, 1, ("auto",)),
+    "residual.model": ("rearm", "EASE", "ease ", None, 1, ("ease",)),
+    "residual.weights": ((), (-0.1,), (0.5, 0.5), (NAN,), (INF,), (True,), ("1",), [0.5], 0.5, None),
     "evaluation.ks": ((), (0,), (-5,), (5, 5), (5, 20.0), (True, 20), ("20",), [20], 20, None),
     "evaluation.metric": ("recall", "recall@", "@20", "auc@20", "recall@0", "recall@20 ", "Recall@20", "recall@²", 20),
     **dict.fromkeys(
@@ -171,7 +190,7 @@ def test_every_field_has_bad_values():
     assert set(BAD) == set(SCHEMA)
 
 
-@pytest.mark.parametrize("name", SCHEMA)
+@pytest.mark.parametrize("name", BAD)
 def test_bad_values_are_refused_with_field_value_and_what_is_allowed(name):
     for value in BAD[name]:
         lines = refusal(demo_with({name: value}))
@@ -250,15 +269,64 @@ def test_only_a_config_dict_is_a_config(value):
         check_config(value)
 
 
+def test_a_config_given_the_name_of_another_model_has_its_settings():
+    config = default.get_config()
+    config.data.root, config.model.name, config.batch_size = "data", "lightgcn", 7
+    config.model.num_layers = 2  # both have it: what is seen is what holds
+    resolved = for_its_model(config.lock())
+    assert set(leaves(resolved.to_dict())) == set(default.declared("lightgcn"))
+    assert (resolved.batch_size, resolved.model.num_layers, resolved.is_locked) == (7, 2, True)
+    assert config.model.rank == 3  # the caller's own is not changed
+
+
+@pytest.mark.parametrize("name", ["model.rank", "graph.user_knn_k", "loss.temperature"])
+def test_a_setting_of_another_model_that_was_changed_is_refused_by_name(name):
+    config = demo_with({"model.name": "lightgcn", name: 17})
+    for check in (for_its_model, check_config):
+        with pytest.raises(ConfigError, match=f"{name}: is a setting of .*rearm.*, and model.name is lightgcn"):
+            check(config)
+
+
+def test_no_setting_of_another_model_refuses_a_model():
+    """One modality needs other weights in REARM; LightGCN has none."""
+    config = default.get_config("lightgcn")
+    config.data.root, config.data.modalities = "data", ("text",)
+    check_config(config)
+    check_against_data(config, num_users=3, num_items=50)  # REARM's neighbourhoods would be too large
+
+
+def test_a_config_file_for_another_model_is_left_out_of_and_said(caplog):
+    config = shipped("demo")
+    config.graph.user_knn_k = 17
+    caplog.set_level("INFO", logger="absl")
+    found = with_model(config, "lightgcn")
+    assert "graph.user_knn_k" in caplog.text
+    assert "model.rank" not in caplog.text  # it has REARM's default
+    assert found.learning_rate == models.find("lightgcn").settings["learning_rate"].default
+    assert found.num_epochs == config.num_epochs
+    check_config(found)
+
+
+def test_json_of_a_run_whose_model_had_settings_of_others_is_read():
+    """The first version saved all settings for every model."""
+    tree = default.get_config().to_dict()
+    tree["model"]["name"] = "lightgcn"
+    tree["data"]["root"] = "data"
+    tree["model"]["num_layers"] = 2
+    config = from_json(json.dumps(tree))
+    assert set(leaves(config.to_dict())) == set(default.declared("lightgcn"))
+    assert config.model.num_layers == 2
+
+
 def test_against_data():
     config = demo_with({"graph.user_knn_k": 30, "graph.item_knn_k": 25, "evaluation.ks": (10, 20)})
     check_against_data(config, num_users=30, num_items=25)
     with pytest.raises(ConfigError) as caught:
         check_against_data(config, num_users=29, num_items=19)
     assert str(caught.value).splitlines() == [
+        "evaluation.ks = 20: too large, the data has 19 items",
         "graph.user_knn_k = 30: too large, the data has 29 users",
         "graph.item_knn_k = 25: too large, the data has 19 items",
-        "evaluation.ks = 20: too large, the data has 19 items",
     ]
 
 
@@ -273,7 +341,8 @@ WEIGHTS = ("graph.user_modality_weights", "graph.item_modality_weights")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_json_round_trip_is_exact(name):
     config = shipped(name)
-    for field in WEIGHTS:  # those that are open are two modalities' equal shares
+    # Weights that are open are two modalities' equal shares.
+    for field in [field for field in WEIGHTS if field in leaves(config.to_dict())]:
         config.update_from_flattened_dict({field: leaves(config.to_dict())[field] or (0.5, 0.5)})
     text = to_json(config)
     back = from_json(text)
@@ -391,7 +460,8 @@ SCRIPT = """
 import sys
 from absl import app
 from ml_collections import config_flags
-from rearm_jax.config import parse_flags, to_json
+from rearm_jax.command_line import parse_flags
+from rearm_jax.config import to_json
 from rearm_jax.errors import RearmError
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -424,15 +494,29 @@ def test_overrides_reach_the_config(tmp_path):
     overrides |= {"graph.item_modality_weights": (0.5, 0.5)}  # resolved
     done = command(
         tmp_path,
-        "--config=configs/tiktok.py:lightgcn",
+        "--config=configs/tiktok.py",
         *("--config.model.rank=7", "--config.loss.temperature=1", '--config.data.modalities=("image","audio")'),
         *("--config.graph.user_modality_weights=(0.2,0.8)", "--noconfig.log.progress"),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    expected = leaves(shipped("tiktok:lightgcn").to_dict()) | overrides
-    assert {k: typed(v) for k, v in leaves(from_json(done.stdout).to_dict()).items()} == {
-        k: typed(v) for k, v in expected.items()
-    }
+    assert_equal_with_types(done.stdout, leaves(shipped("tiktok").to_dict()) | overrides)
+
+
+def assert_equal_with_types(json_text: str, expected: dict) -> None:
+    found = leaves(from_json(json_text).to_dict())
+    assert {k: typed(v) for k, v in found.items()} == {k: typed(v) for k, v in expected.items()}
+
+
+def test_a_model_named_by_a_flag_brings_its_settings(tmp_path):
+    """What the file sets for its own model stays behind; the flags may name what the new model has, nothing else."""
+    done = command(
+        tmp_path, DEMO, "--config.batch_size=64", "--config.model.name=lightgcn", "--config.model.num_layers=1"
+    )
+    assert done.returncode == 0
+    common = {name: value for name, value in leaves(shipped("demo").to_dict()).items() if name in default.SETTINGS}
+    own = {name: setting.default for name, setting in models.find("lightgcn").settings.items()}
+    expected = common | own | {"model.name": "lightgcn", "model.num_layers": 1, "batch_size": 64}
+    assert_equal_with_types(done.stdout, expected)
 
 
 @pytest.mark.parametrize("value", ["image", '("image",)'])
@@ -461,6 +545,11 @@ DEMO = "--config=configs/demo.py"
         ([DEMO, "--config.model.rank=0"], ["model.rank = 0", "must be an integer from 1"]),
         ([DEMO, "--config.log.progress=maybe"], ["log.progress=maybe", "must be true or false"]),
         ([DEMO, "--config.model=3"], ["model: is a section"]),
+        (
+            [DEMO, "--config.model.name=lightgcn", "--config.model.rank=3"],
+            ["model.rank: is a setting of rearm, and model.name is lightgcn"],
+        ),
+        ([DEMO, "--config.model.name=lightgnc"], ["model.name = 'lightgnc'", "lightgcn"]),
         ([DEMO, "--config.evaluation.ks=(5, "], ["evaluation.ks=(5, ", "must be a tuple of different integers"]),
         (
             ["--config=configs/baby.py", "--config.data.modalities=image"],

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import scipy.sparse as sp
-import torch
 
 from rearm_jax.config import to_json
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.adjacency import make_adjacency
-from rearm_jax.graphs.build import Graphs
 from rearm_jax.inference.convert import from_run, read_state, to_run
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training.checkpoint import Checkpoints
@@ -57,11 +55,24 @@ def original(tmp_path_factory):
     (folder / "original.py").write_text(CONFIG)
     state = golden._section(arrays, "state")
     safetensors.numpy.save_file(state, folder / "weights.safetensors")
-    torch.save({name: torch.from_numpy(array) for name, array in state.items()}, folder / "weights.pt")
     arguments = ("to-run", "--weights=weights.safetensors", "--config=original.py", "--workdir=run")
     code, _, log = command(folder, "rearm_jax.inference.convert", *arguments)
     assert code == 0, log
     return folder, arrays, config.lock()
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="the extra convert is not installed: no torch")
+
+
+@pytest.fixture(scope="module")
+def weights_pt(original, torch):
+    """The weights as the original saves them."""
+    folder, arrays, _ = original
+    state = {name: torch.from_numpy(array) for name, array in golden._section(arrays, "state").items()}
+    torch.save(state, folder / "weights.pt")
+    return folder / "weights.pt"
 
 
 def command(folder, module, *arguments):
@@ -81,12 +92,12 @@ def test_the_run_has_the_representations_of_the_original(original):
     folder, arrays, _ = original
     trained = load_trained(str(folder / "run"))
     # Those of the file: the original padded short rows of co-occurrence with draws from a generator of its own.
-    graphs = Graphs(
-        user_item=make_adjacency(sp.csr_array(arrays["graph/norm_adj"]), symmetric=True),
-        user_user=make_adjacency(sp.csr_array(arrays["graph/user_user"]), symmetric=False),
-        item_item=make_adjacency(sp.csr_array(arrays["graph/item_item"]), symmetric=False),
-    )
-    trained = dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, graphs=graphs))
+    graphs = {
+        "user_item": make_adjacency(sp.csr_array(arrays["graph/norm_adj"]), ("user", "item"), symmetric=True),
+        "user_user": make_adjacency(sp.csr_array(arrays["graph/user_user"]), ("user",)),
+        "item_item": make_adjacency(sp.csr_array(arrays["graph/item_item"]), ("item",)),
+    }
+    trained = dataclasses.replace(trained, experiment=dataclasses.replace(trained.experiment, inputs=graphs))
     found = np.concatenate([trained.representations.users, trained.representations.items])
     np.testing.assert_allclose(found, arrays["out/representation"], rtol=0, atol=1e-6)
 
@@ -111,12 +122,13 @@ def test_the_run_evaluates(original):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_back_to_a_state_dict(original, tmp_path, suffix):
+def test_back_to_a_state_dict(original, tmp_path, suffix, request):
     folder, arrays, _ = original
+    torch = request.getfixturevalue("torch") if suffix == ".pt" else None
     out = tmp_path / f"back{suffix}"
     from_run(load_trained(str(folder / "run")), out)
     expected = golden._section(arrays, "state")
-    if suffix == ".pt":
+    if torch:
         found = {name: tensor.numpy() for name, tensor in torch.load(out, weights_only=True).items()}
     else:
         found = safetensors.numpy.load_file(out)
@@ -127,9 +139,8 @@ def test_back_to_a_state_dict(original, tmp_path, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_both_kinds_of_file_read_alike(original):
-    folder, _, _ = original
-    one, other = (read_state(folder / f"weights{suffix}") for suffix in (".safetensors", ".pt"))
+def test_both_kinds_of_file_read_alike(weights_pt):
+    one, other = (read_state(weights_pt.with_suffix(suffix)) for suffix in (".safetensors", ".pt"))
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -188,7 +199,7 @@ def test_weights_that_do_not_fit_are_refused(original, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
 
 
-def test_code_in_a_pt_file_is_not_run(original, tmp_path, monkeypatch):
+def test_code_in_a_pt_file_is_not_run(original, torch, tmp_path, monkeypatch):
     _, _, config = original
     monkeypatch.chdir(tmp_path)
     torch.save({"prl.weight": Code()}, "bad.pt")
@@ -203,26 +214,33 @@ def test_code_in_a_pt_file_is_not_run(original, tmp_path, monkeypatch):
 def test_files_and_folders_that_will_not_do(original, tmp_path):
     folder, _, config = original
     with pytest.raises(ConfigError, match="is not empty"):
-        to_run(folder / "weights.pt", config, folder / "run")
+        to_run(folder / "weights.safetensors", config, folder / "run")
     with pytest.raises(ConfigError, match=r"must end in \.safetensors or \.pt"):
         to_run(folder / "weights.bin", config, tmp_path / "run")
     with pytest.raises(DataError, match="no such file"):
-        to_run(tmp_path / "weights.pt", config, tmp_path / "run")
+        to_run(tmp_path / "weights.safetensors", config, tmp_path / "run")
     (tmp_path / "cut.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:1000])
     with pytest.raises(DataError, match=r"cut.safetensors cannot be read"):
         to_run(tmp_path / "cut.safetensors", config, tmp_path / "run")
-    (tmp_path / "cut.pt").write_bytes((folder / "weights.pt").read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"cut.pt cannot be read"):
-        to_run(tmp_path / "cut.pt", config, tmp_path / "run")
     other = config.copy_and_resolve_references().unlock()
     other.model.name = "lightgcn"
     with pytest.raises(ConfigError, match="lightgcn"):
-        to_run(folder / "weights.pt", other, tmp_path / "run")
+        to_run(folder / "weights.safetensors", other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pt_file_that_is_missing_or_cut_is_refused(original, weights_pt, tmp_path):
+    _, _, config = original
+    with pytest.raises(DataError, match="no such file"):
+        to_run(tmp_path / "weights.pt", config, tmp_path / "run")
+    (tmp_path / "cut.pt").write_bytes(weights_pt.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"cut.pt cannot be read"):
+        to_run(tmp_path / "cut.pt", config, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.pt"]
 
 
 def test_a_missing_package_is_named(original, tmp_path, monkeypatch):
     folder, _, config = original
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[convert\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[convert\]'"):
         to_run(folder / "weights.pt", config, tmp_path / "run")

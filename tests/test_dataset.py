@@ -84,9 +84,38 @@ def test_both_orientations_give_the_same_dataset(tmp_path):
     assert one.content_hash == other.content_hash
 
 
-def test_a_2_by_2_array_is_users_then_items(tmp_path):
-    dataset = load_dataset(write(tmp_path, test=np.array([[1, 3], [2, 4]])), MODALITIES)
-    np.testing.assert_array_equal(dataset.test, [[1, 2], [3, 4]])
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("num_pairs", [1, 2, 3])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_split_lies_as_the_others_do(tmp_path, split, num_pairs, by_row):
+    pairs = {
+        "train": np.array([[0, 0], [1, 1], [0, 2], [2, 3]]),
+        "valid": np.array([[0, 1], [1, 0], [3, 2]]),
+        "test": np.array([[1, 2], [2, 4], [3, 4]]),
+    }
+    pairs[split] = pairs[split][1 : 1 + num_pairs]
+    write(tmp_path, **{name: array if by_row else array.T for name, array in pairs.items()})
+    np.testing.assert_array_equal(getattr(load_dataset(tmp_path, MODALITIES), split), sorted(pairs[split].tolist()))
+
+
+def test_two_pairs_that_nothing_tells_apart_are_refused(tmp_path):
+    two = {"train": [[0, 2], [1, 0]], "valid": [[0, 3], [1, 4]], "test": [[0, 4], [2, 3]]}
+    words = ("(2, 2)", "the other splits do not tell", "MMRec")
+    refused(write(tmp_path, **{split: np.array(rows) for split, rows in two.items()}), tmp_path / "train.npy", *words)
+    with pytest.raises(DataError, match=r"train\.npy: the shape is \(2, 2\)"):
+        make_dataset(*map(np.array, two.values()), {"image": example()["image_feat"]})
+    # The others lie in two ways: neither tells.
+    write(tmp_path, train=example()["train"].T, valid=np.array(two["valid"]), test=np.array([[1, 2]]))
+    refused(tmp_path, tmp_path / "valid.npy", *words)
+    # It does not matter where both ways give the same pairs, or where the folder is known to have rows of pairs.
+    same = {"train": [[0, 2], [2, 0]], "valid": [[1, 0], [0, 3]], "test": [[0, 1], [1, 2]]}
+    dataset = load_dataset(write(tmp_path, **{split: np.array(rows) for split, rows in same.items()}), MODALITIES)
+    for split, rows in same.items():
+        np.testing.assert_array_equal(getattr(dataset, split), sorted(rows))
+    (tmp_path / "prepare.json").write_text("{}")
+    dataset = load_dataset(write(tmp_path, **{split: np.array(rows) for split, rows in two.items()}), MODALITIES)
+    for split, rows in two.items():
+        np.testing.assert_array_equal(getattr(dataset, split), rows)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64, ">i4"])
@@ -149,7 +178,7 @@ def test_number_of_users(tmp_path):
 
 def test_odd_but_legal(tmp_path):
     changes = {
-        "train": np.array([[0, 0], [0, 1], [0, 2], [0, 3], [2, 3]]),
+        "train": np.array([[0, 0], [0, 1], [0, 2], [0, 3], [2, 3]]).T,
         "valid": np.array([[0, 4], [3, 2]]).T,  # user 0 now has every item; user 3 is not in train
         "test": np.array([[1], [2]]),  # a single interaction, by a user who is not in train
         "image_feat": np.zeros((6, 3)),  # zero rows, and item 5 in no split
@@ -273,7 +302,7 @@ def test_ids_that_are_no_integers(tmp_path):
     fractions = np.array([[0, 0], [1, 1], [0, 2.5], [2, 3]])
     refused(write(tmp_path, train=fractions), path, "row 2", "item id 2.5", "float64")
     refused(write(tmp_path, train=fractions.T), path, "row 2", "item id 2.5", "float64")
-    refused(write(tmp_path, train=np.array([[0, 0], [np.nan, 1]]).T), path, "row 1", "user id nan")
+    refused(write(tmp_path, train=np.array([[0, 0], [np.nan, 1], [1, 2]]).T), path, "row 1", "user id nan")
     whole = np.array([[3, 0], [1, 1], [0, 2]], np.float32)
     refused(write(tmp_path, train=whole), path, "row 0", "user id 3.0", "float32", "integer")
     for dtype in (bool, "U3", "S3", complex, "M8[s]", [("user", int), ("item", int)]):
@@ -550,8 +579,10 @@ def test_fuzz_nearly_valid_splits(splits, table):
     with tempfile.TemporaryDirectory() as folder:
         dataset = check_reader(write(pathlib.Path(folder), **splits, image_feat=table))
     if dataset is not None:
+        others = [array for array in splits.values() if array.shape != (2, 2)]
         for split, array in splits.items():
-            pairs = array.T if array.shape[0] == 2 else array
+            as_column = array.shape[1] != 2 or (array.shape == (2, 2) and all(a.shape[0] == 2 for a in others))
+            pairs = array.T if as_column else array
             assert {tuple(row) for row in pairs.tolist()} == {tuple(row) for row in getattr(dataset, split).tolist()}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training import disk
-from rearm_jax.training.placement import first_state
+from rearm_jax.training.placement import place
 from tests.conftest import tiny_config
 
 Usage = collections.namedtuple("Usage", "total used free")
@@ -17,7 +17,8 @@ Usage = collections.namedtuple("Usage", "total used free")
 @pytest.mark.parametrize("keep", ["whole", "params"])
 def test_bytes_are_those_of_the_arrays(keep):
     experiment = build_experiment(tiny_config(model__name="lightgcn", checkpoints__keep=keep))
-    state = first_state(experiment)
+    placement = place(experiment)
+    state = placement.state()
 
     def nbytes(tree):
         return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
@@ -25,7 +26,7 @@ def test_bytes_are_those_of_the_arrays(keep):
     whole = nbytes(state)
     assert whole == pytest.approx(3 * nbytes(state.params), abs=100)  # two moments beside each parameter
     best = whole if keep == "whole" else nbytes(state.params)
-    assert disk.checkpoint_bytes(experiment) == (3 * whole + best, whole)
+    assert disk.checkpoint_bytes(placement) == (3 * whole + best, whole)
 
 
 def test_what_is_said(tmp_path, monkeypatch, caplog):

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.settings_page import field_comments, fill
-from rearm_jax import default, schema
+from docs.settings_page import CONFIGS, fill
+from rearm_jax import default, models
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -50,7 +50,7 @@ def flags_of(module: str) -> set[str]:
             name, function = call.args[0].value, call.func
             if isinstance(function, ast.Attribute) and function.attr.startswith("DEFINE_"):
                 names.add(f"--{name}")
-            elif isinstance(name, str) and re.fullmatch("--[a-z][a-z-]+", name):
+            elif isinstance(name, str) and re.fullmatch("--[a-z][a-z_-]+", name):
                 names.add(name)
     return names
 
@@ -87,7 +87,9 @@ def unknown_flags(text: str) -> list[str]:
 def unknown_settings(text: str) -> list[str]:
     """Names after `config.` that are neither a field nor a section."""
     names = re.findall(r"(?<![\w/.])config\.([a-z_0-9]+(?:\.[a-z_0-9]+)*)", text)
-    return sorted({name for name in names if name not in (*schema.SCHEMA, *schema.SECTIONS, "json", "x")})
+    fields = {field for model in models.names() for field in default.declared(model)}
+    sections = {field[:end] for field in fields for end, letter in enumerate(field) if letter == "."}
+    return sorted({name for name in names if name not in fields | sections | {"json", "x"}})
 
 
 def unknown_places(text: str) -> list[str]:
@@ -175,8 +177,8 @@ def test_mistakes_are_seen(tmp_path):
     page.write_text("# A title\n\n[a](#a-title) [b](#another) [c](gone.md) [d](https://example.org)\n")
     assert broken_links(page, page.read_text()) == ["#another", "gone.md"]
     command = "```sh\npython -m rearm_jax.main --mode evaluate \\\n  --wrkdir runs/demo --config.seed=1\n```\n"
-    assert unknown_flags(f"{command}`--min-rating` and `--no-such`") == ["rearm_jax.main --wrkdir", "--no-such"]
-    assert unknown_flags("`python -m rearm_jax.data.prepare --min_rating 4`") == ["rearm_jax.data.prepare --min_rating"]
+    assert unknown_flags(f"{command}`--min_rating` and `--no-such`") == ["rearm_jax.main --wrkdir", "--no-such"]
+    assert unknown_flags("`python -m rearm_jax.data.prepare --min-rating 4`") == ["rearm_jax.data.prepare --min-rating"]
     assert unknown_settings("`config.model.rank`, config.model, `--config.modle.rank=7`; configs/demo.py") == [
         "modle.rank"
     ]
@@ -213,31 +215,39 @@ def test_settings_page_is_current():
 
 def test_settings_page_is_complete():
     page = (ROOT / "docs" / "settings.md").read_text()
-    for name, rule in schema.SCHEMA.items():
-        rows = re.findall(rf"^\| `config\.{re.escape(name)}` \|.*$", page, re.M)
-        assert len(rows) == 1, name
-        assert rule.allowed.replace("|", "\\|") in rows[0]
-        assert ("May change" in rows[0]) == (name in schema.MAY_DIFFER)
-    assert (
-        "| `config.model.rank` | `3` | an integer from 1 to 2147483647 | Of the meta-network's transformations. |"
-        in page
-    )
-    assert '| `config.data.modalities` | `("image", "text")` |' in page
-    for name, other, _, _ in schema.JOINT_RULES:
-        assert re.search(rf"^- `config\.{re.escape(name)}` .*`config\.{re.escape(other)}`", page, re.M)
+    common, of_models = page.split("## Of every run")[1].split("## Of each model")
+    of_models, _ = of_models.split("## The configurations")
+    sections = dict(zip(models.names(), re.split("^### .*$", of_models, flags=re.M)[1:], strict=True))
+    assert all(f'`config.model.name = "{name}"`' in of_models for name in sections)
+    places = [(common, default.SETTINGS, default.JOINT_RULES)]
+    places += [(text, models.find(name).settings, models.find(name).joint_rules) for name, text in sections.items()]
+    for text, settings, joint_rules in places:
+        assert len(re.findall(r"^\| `config\.", text, re.M)) == len(settings) > 0
+        for name, setting in settings.items():
+            [row] = re.findall(rf"^\| `config\.{re.escape(name)}` \|.*$", text, re.M)
+            assert setting.rule.allowed.replace("|", "\\|") in row
+            assert setting.meaning[1:] in row
+            assert ("May change" in row) == (name in default.MAY_DIFFER)
+            assert (f"at most the number of {setting.at_most}" in row) == bool(setting.at_most)
+        for rule in joint_rules:
+            pattern = rf"^- `config\.{re.escape(rule.name)}` .*`config\.{re.escape(rule.other)}`"
+            assert re.search(pattern, text, re.M)
+    row = "| `config.model.rank` | `3` | an integer from 1 to 2147483647 | Of the meta-network's transformations. |"
+    assert row in sections["rearm"]
+    assert '| `config.data.modalities` | `("image", "text")` |' in common
+    assert "| `config.learning_rate` | `5e-05` |" in sections["rearm"]
 
 
-def test_settings_page_has_every_comment():
-    source = Path(default.__file__).read_text()
-    words = re.sub(r"\W+", " ", (ROOT / "docs" / "settings.md").read_text()).lower()
-    comments = re.findall(r"#\s*(.*)$", source, re.M)
-    assert len(comments) > 40
-    assert [c for c in comments if re.sub(r"\W+", " ", c).strip().lower() not in words] == []
-
-
-def test_comments_belong_to_their_fields():
-    source = '{\n  # above\n  "a": 1,  # behind\n  "b": {  # section\n    "c": 2,\n    "d": 3,  # d\n  },\n}\n'
-    assert field_comments(source) == {"a": "above behind", "b": "section", "b.c": "", "b.d": "d"}
+def test_settings_page_shows_what_the_configs_change():
+    page = (ROOT / "docs" / "settings.md").read_text()
+    lines = page.split("## The configurations")[1].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert header == ["setting", *(f"`{name}`" for name in CONFIGS)]
+    cells = {row[0].strip("`"): dict(zip(CONFIGS, row[1:], strict=True)) for row in rows}
+    assert (cells["model.name"]["tiktok"], cells["model.name"]["tiktok:lightgcn"]) == ("", '`"lightgcn"`')
+    assert (cells["loss.temperature"]["tiktok"], cells["loss.temperature"]["tiktok:lightgcn"]) == ("`0.2`", "-")
+    assert cells["num_epochs"]["demo"] == "`30`"
+    assert "seed" not in cells
 
 
 def test_the_readme_is_short():

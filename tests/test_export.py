@@ -152,7 +152,7 @@ def test_without_faiss_there_is_no_index(trained, tmp_path, monkeypatch, caplog)
     readme = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "items.faiss" not in readme
     assert "has not finished" in readme
-    assert "pip install 'rearm-jax[faiss]'" in caplog.text
+    assert "pip install '.[faiss]'" in caplog.text
 
 
 def test_what_cannot_be_written_is_refused_first(trained, folder, tmp_path, monkeypatch):
@@ -166,6 +166,6 @@ def test_what_cannot_be_written_is_refused_first(trained, folder, tmp_path, monk
     with pytest.raises(ConfigError, match="is no folder"):
         export_run(trained, tmp_path / "file")
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[export\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[export\]'"):
         export_run(trained, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -161,7 +161,8 @@ def test_any_interactions_in_any_order_of_rows(interactions, data):
     labels = [0, 1, 2, *data.draw(st.lists(st.integers(0, 2), min_size=len(shuffled) - 3, max_size=len(shuffled) - 3))]
     splits = [[pair for pair, of in zip(shuffled, labels, strict=True) if of == label] for label in range(3)]
     features = {"image": np.arange(15, dtype=np.float32).reshape(5, 3)}
-    expected = make_dataset(*(np.array(split).T for split in splits), features)
+    repeated = [[*split, split[0], split[0]] for split in splits]  # arrays of two pairs do not tell how they lie
+    expected = make_dataset(*(np.array(split).T for split in repeated), features)
     rows = data.draw(st.permutations([(*pair, label) for pair, label in zip(shuffled, labels, strict=True)]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,10 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from configs import baby, clothing, default, sports, tiktok
+from configs import baby, clothing, sports, tiktok
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import ConfigError
-from rearm_jax.graphs import build, knn, relations
+from rearm_jax.graphs import knn, relations
+from rearm_jax.models.rearm import REARM
+from tests.test_rearm_relations import COOCCURRENCE, INTEREST, SEMANTIC, small_config
 
 TIKTOK = os.path.join(os.environ.get("REARM_DATA", ""), "tiktok")
 
@@ -118,12 +120,6 @@ def small_data():
     return make_synthetic(40, 30, 6, 5, 0, ("image", "text"))
 
 
-def small_config(**changes):
-    config = default.get_config().graph
-    config.update(user_knn_k=6, item_knn_k=4, cache_dir="", **changes)
-    return config
-
-
 def test_published_configurations_stay_exact():
     for module in (baby, sports, clothing, tiktok):
         assert module.get_config().graph.knn == "auto"
@@ -136,7 +132,7 @@ def test_published_configurations_stay_exact():
 
 def test_each_side_is_searched_by_its_size_and_the_log_says_how(monkeypatch, caplog):
     monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
-    build.build_graphs(small_data(), small_config(), "strict", 0)
+    REARM.relations(small_data(), small_config())
     said = {message.split(":")[0]: message for _, message in messages(caplog)}
     for modality in ("image", "text"):
         assert "approximate (faiss" in said[f"neighbours user interest ({modality})"]
@@ -144,37 +140,40 @@ def test_each_side_is_searched_by_its_size_and_the_log_says_how(monkeypatch, cap
     assert len(said) == 4
 
 
-def test_the_cache_key_is_of_what_was_done(monkeypatch, tmp_path):
-    def key(knn_setting, **changes):
-        config = small_config(knn=knn_setting, **changes)
-        config.cache_dir = str(tmp_path)
-        return build._cache_path(small_data(), config, "strict", 0)
+def test_the_cache_keeps_what_was_done(monkeypatch, tmp_path, built_graphs):
+    def searched(setting, folder, **changes):
+        """The relations that were not in the folder's cache."""
+        REARM.relations(small_data(), small_config(tmp_path / folder, knn=setting, **changes))
+        return set(built_graphs()) - {"user-item"}
 
-    assert key("auto") == key("exact") != key("approx")
-    both, none = key("approx"), key("exact")
+    assert searched("auto", "first") == COOCCURRENCE | INTEREST | SEMANTIC
+    assert searched("exact", "first") == set()
+    assert searched("approx", "first") == INTEREST | SEMANTIC
     monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
-    assert len({both, none, key("auto")}) == 3  # of two sides, one is approximate
-    assert (key("approx"), key("exact")) == (both, none)
+    searched("exact", "second")
+    assert searched("auto", "second") == INTEREST  # of two sides, one is approximate
+    assert searched("approx", "second") == SEMANTIC
     monkeypatch.setattr(knn, "EXACT_UP_TO", 5)
-    assert key("auto") == both
+    searched("approx", "third")
+    assert searched("auto", "third") == set()
     # Without a kNN graph the setting does nothing.
     weights = {"user_cooccurrence_weight": 1.0, "item_cooccurrence_weight": 1.0}
-    assert key("auto", **weights) == key("exact", **weights) == key("approx", **weights)
+    assert searched("auto", "fourth", **weights) == COOCCURRENCE
+    assert searched("exact", "fourth", **weights) == searched("approx", "fourth", **weights) == set()
 
 
 @pytest.mark.parametrize("setting", ["auto", "approx"])
 def test_without_faiss_it_says_what_to_do_before_anything_is_computed(monkeypatch, tmp_path, setting):
     monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
-    config = small_config(knn=setting)
-    config.cache_dir = str(tmp_path / "kept")
-    kept = build.build_graphs(small_data(), config, "strict", 0)
+    config = small_config(tmp_path / "kept", knn=setting)
+    kept = REARM.relations(small_data(), config)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert build.build_graphs(small_data(), config, "strict", 0).user_user.matrix.nse == kept.user_user.matrix.nse
+    assert REARM.relations(small_data(), config)["user_user"].matrix.nse == kept["user_user"].matrix.nse
 
     monkeypatch.setattr(relations, "cooccurrence_graph", lambda *_: pytest.fail("a graph was computed"))
-    config.cache_dir = ""
+    config.graph.cache_dir = ""
     with pytest.raises(ConfigError) as caught:
-        build.build_graphs(small_data(), config, "strict", 0)
+        REARM.relations(small_data(), config)
     for words in (f'graph.knn = "{setting}"', "pip install", "faiss", 'graph.knn = "exact"'):
         assert words in str(caught.value)
     assert ("more than 35 nodes" in str(caught.value)) == (setting == "auto")
@@ -185,6 +184,6 @@ def test_without_faiss_it_says_what_to_do_before_anything_is_computed(monkeypatc
 def test_without_faiss_exact_search_works(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setattr(knn, "EXACT_UP_TO", 35)
-    build.build_graphs(small_data(), small_config(knn="exact"), "strict", 0)
+    REARM.relations(small_data(), small_config(knn="exact"))
     only_cooccurrence = {"user_cooccurrence_weight": 1.0, "item_cooccurrence_weight": 1.0}
-    build.build_graphs(small_data(), small_config(knn="auto", **only_cooccurrence), "strict", 0)
+    REARM.relations(small_data(), small_config(knn="auto", **only_cooccurrence))

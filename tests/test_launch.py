@@ -28,7 +28,7 @@ if sys.argv[1] == "-c":
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
 name = Path(sys.argv[0]).name + os.environ.get("REARM_PROCESS_ID", "")
 here = Path(os.environ["STAND_INS"])
-shown = ("REARM_NUM_PROCESSES", "REARM_COORDINATOR", "CUDA_VISIBLE_DEVICES", "JAX_LOCAL_DEVICE_IDS")
+shown = ("REARM_JOB", "REARM_NUM_PROCESSES", "REARM_COORDINATOR", "CUDA_VISIBLE_DEVICES", "JAX_LOCAL_DEVICE_IDS")
 with (here / f"{{name}}.calls").open("a") as calls:
     fcntl.flock(calls, fcntl.LOCK_EX)
     environment = {{key: os.environ[key] for key in shown if key in os.environ}}
@@ -131,6 +131,8 @@ def test_local_restarts_all_when_one_dies_and_gives_up_in_the_end(stand_ins):
         starts = [call["args"][2:] for call in calls(stand_ins, f"python{number}")]
         # The second and third start must not delete what the first one did.
         assert starts == [["--overwrite"], ["--overwrite", "--nooverwrite"], ["--overwrite", "--nooverwrite"]]
+    job = {call["env"]["REARM_JOB"] for number in (0, 1) for call in calls(stand_ins, f"python{number}")}
+    assert len(job) == 1  # the lock of the run folder is the job's, whichever start took it
     assert "process 1 ended with code 137; restarting all 2 processes (1 of 2)" in log
     assert "process 1 ended with code 70; given up after 2 restarts" in log
 
@@ -242,6 +244,7 @@ def test_tpu_run_starts_again_after_a_crash_but_not_after_an_explained_error(sta
         ["--overwrite"],
         ["--overwrite", "--nooverwrite"],
     ]
+    assert {call["env"]["REARM_JOB"] for call in calls(stand_ins, "python")} == {"tpu--zone-a-my-tpu"}
 
 
 def test_tpu_run_refuses_a_second_start(stand_ins):
@@ -354,6 +357,7 @@ def test_slurm_restarts(stand_ins, plan, code, starts, message):
     assert (found, len(calls(stand_ins, "srun"))) == (code, starts), log
     assert message in log
     assert all("--nooverwrite" in call["args"] for call in calls(stand_ins, "srun")[1:])
+    assert {call["env"]["REARM_JOB"] for call in calls(stand_ins, "srun")} == {"slurm--7"}
     assert [call["args"] for call in calls(stand_ins, "scontrol")] == ([["requeue", "7"]] if code == 75 else [])
 
 
@@ -387,7 +391,11 @@ def test_jobset_restarts_and_fits_together(accelerator):
     assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == container["name"]
     assert container["resources"]["requests"] == container["resources"]["limits"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    variables = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    sources = {
+        entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"] for entry in container["env"] if "valueFrom" in entry
+    }
+    assert sources["REARM_JOB"] == "metadata.labels['jobset.sigs.k8s.io/jobset-uid']"  # the same for all restarts
     if accelerator == "gpu":
         name = jobset["metadata"]["name"]
         assert variables["REARM_COORDINATOR"].startswith(f"{name}-{job['name']}-0-0.{name}:")
@@ -395,4 +403,4 @@ def test_jobset_restarts_and_fits_together(accelerator):
         assert "REARM_PROCESS_ID" in variables
     else:
         assert "--distributed" in container["args"]
-        assert variables == {}
+        assert set(variables) == {"REARM_JOB"}

@@ -18,9 +18,10 @@ from rearm_jax.errors import CheckpointError, NonFiniteError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training import loop
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.finite import check_numbers
 from rearm_jax.training.interrupt import stop_on_signal
 from rearm_jax.training.loop import evaluate_run, train
-from rearm_jax.training.placement import state_like
+from rearm_jax.training.placement import place
 from rearm_jax.training.progress import Progress
 from tests.conftest import tiny_config
 
@@ -46,7 +47,7 @@ def rearm(**changes):
 def latest_state(experiment, workdir) -> dict[str, np.ndarray]:
     """Every array of the latest checkpoint: parameters, optimiser state, step and key."""
     with Checkpoints(workdir) as checkpoints:
-        state, _ = loop._start(experiment, checkpoints)
+        state, _ = loop._start(place(experiment), checkpoints)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
@@ -115,8 +116,11 @@ def test_the_lines_of_a_run(rearm_run):
     _, workdir, result = rearm_run
     lines = read_lines(workdir)
     assert [(line["epoch"], line["step"]) for line in lines] == [(epoch, STEPS * epoch) for epoch in range(1, 5)]
-    parts = ("bpr", "contrastive", "orthogonal", "l2")
+    parts = ("bpr", "contrastive", "orthogonal")  # that of L2 has weight 0
     for line in lines:
+        assert {key for key in line if key.startswith("train/")} == {
+            f"train/{name}" for name in ("loss", "grad_norm", *parts)
+        }
         assert {key for key in line if key.startswith("valid/")} == {key for key in METRICS if key.startswith("valid/")}
         assert not any(key.startswith("test/") for key in line)
         assert line["train/loss"] == pytest.approx(sum(line[f"train/{part}"] for part in parts), rel=1e-5)
@@ -148,16 +152,18 @@ def test_epochs_at_once_or_in_two_runs_are_the_same(rearm_run, tmp_path):
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(rearm_run, tmp_path, monkeypatch, call, number):
     """In the middle of the first and of the second epoch, and behind the last step of the second."""
     experiment, workdir, _ = rearm_run
-    check_finite, calls = loop._check_finite, []
+    calls = []
 
     def check_and_interrupt(last, step):
-        check_finite(last, step)
+        check_numbers(last, step)
+        if "loss" not in last:  # the metrics of the epoch
+            return
         calls.append(step)
         if len(calls) == call:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_check_finite", check_and_interrupt)
+        patch.setattr(loop, "check_numbers", check_and_interrupt)
         patch.setattr(loop, "CALL_SECONDS", 0.0)  # a step a call
         assert train(experiment, str(tmp_path)) == (None, number)
     assert calls == list(range(1, call + 1))
@@ -234,8 +240,8 @@ def scripted(monkeypatch):
     class Script:
         values, calls = [], []
 
-        def __init__(self, experiment, graphs):
-            self.ks = experiment.config.evaluation.ks
+        def __init__(self, placement, inputs):
+            self.ks = placement.experiment.config.evaluation.ks
 
         def __call__(self, params, split, by_popularity=False):
             Script.calls.append((split, float(np.sum(params["user_id_table"]))))
@@ -307,9 +313,9 @@ def test_a_non_finite_loss_stops_the_run_and_the_checkpoint_stays(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_every_part_is_watched(name, value):
     values = dict.fromkeys(("bpr", "contrastive", "orthogonal", "l2", "loss", "grad_norm"), 1.0)
-    loop._check_finite(values, 3)
+    check_numbers(values, 3)
     with pytest.raises(NonFiniteError, match=f"^step 3: {name} = {value}"):
-        loop._check_finite(values | {name: value}, 3)
+        check_numbers(values | {name: value}, 3)
 
 
 def test_other_data_are_refused(tmp_path):
@@ -357,7 +363,7 @@ def test_legal_oddities_of_the_data_train_without_nan(tmp_path, log_text, make_e
     assert all(math.isfinite(value) for line in read_lines(workdir) for value in line.values())
     assert all(math.isfinite(result[f"{split}/{name}@5"]) for split in ("valid", "test") for name in ("recall", "ndcg"))
     with Checkpoints(workdir) as checkpoints:
-        params = checkpoints.restore_params(checkpoints.latest_step(), state_like(experiment).params)
+        params = checkpoints.restore_params(checkpoints.latest_step(), place(experiment).like().params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 

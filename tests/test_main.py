@@ -160,10 +160,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     while not (metrics.exists() and metrics.read_text().count("\n")) and process.poll() is None:
         assert time.monotonic() < deadline, "no epoch in four minutes"
         time.sleep(0.02)
+    code, _, log = run(tmp_path, "--config=tiny.py", "--workdir=run", "--config.num_epochs=1")
+    assert code == 1
+    assert f"error: run is being trained by process {process.pid} on " in log
     process.send_signal(signal.SIGINT)
     code, stdout, log = finish(process)
     assert (code, stdout) == (130, ""), log
     assert "the same command goes on from there" in log
+    assert not (tmp_path / "run" / "training.lock").exists()
     assert not (tmp_path / "run" / "result.json").exists()
 
     done = metrics.read_text().splitlines()

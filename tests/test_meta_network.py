@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rearm_jax.models import representations
-from rearm_jax.models.meta_network import MetaNetwork
+from rearm_jax.models.rearm.meta_network import MetaNetwork
+from rearm_jax.parallel import rows
+from rearm_jax.parallel.rows import ALL, Nodes
 
 N, D, RANK = 5, 4, 3
 
@@ -18,7 +19,7 @@ def inputs(num_modalities=2):
 
 def make(train_projection=False, num_modalities=2):
     model = MetaNetwork(RANK, train_projection, jnp.float32)
-    params = jax.jit(model.init)(jax.random.key(0), *inputs(num_modalities), None)["params"]
+    params = jax.jit(lambda key: model.init(key, *inputs(num_modalities), ALL))(jax.random.key(0))["params"]
     return model, params
 
 
@@ -61,13 +62,13 @@ def assert_trees_close(found, expected):
 
 
 @pytest.mark.parametrize("block_rows", [2, 5, 2048])
-@pytest.mark.parametrize(("num_modalities", "rows"), [(2, None), (2, [4, 0, 3, 3]), (1, [3]), (3, None)])
-def test_equals_the_dense_version(num_modalities, rows, block_rows, monkeypatch):
-    monkeypatch.setattr(representations, "_BLOCK_ROWS", block_rows)
+@pytest.mark.parametrize(("num_modalities", "wanted"), [(2, None), (2, [4, 0, 3, 3]), (1, [3]), (3, None)])
+def test_equals_the_dense_version(num_modalities, wanted, block_rows, monkeypatch):
+    monkeypatch.setattr(rows, "_BLOCK_ROWS", block_rows)
     model, params = make(True, num_modalities)
     modal, embeddings = inputs(num_modalities)
-    rows = None if rows is None else jnp.array(rows)
-    g = np.random.default_rng(1).standard_normal((N if rows is None else len(rows), D)).astype(np.float32)
+    nodes = ALL if wanted is None else Nodes(wanted=jnp.array(wanted))
+    g = np.random.default_rng(1).standard_normal((N if wanted is None else len(wanted), D)).astype(np.float32)
 
     def weighted(apply):
         def value(p, m, e):
@@ -76,10 +77,10 @@ def test_equals_the_dense_version(num_modalities, rows, block_rows, monkeypatch)
 
         return jax.grad(value, (0, 1, 2), has_aux=True)
 
-    gradients, out = jax.jit(weighted(lambda p, m, e: model.apply({"params": p}, m, e, rows)))(
+    gradients, out = jax.jit(weighted(lambda p, m, e: model.apply({"params": p}, m, e, nodes)))(
         params, modal, embeddings
     )
-    chosen = np.arange(N) if rows is None else np.asarray(rows)
+    chosen = np.arange(N) if wanted is None else np.asarray(wanted)
     expected_gradients, expected = in_float64(
         weighted(lambda p, m, e: dense(p, m, e)[chosen]), params, modal, embeddings
     )
@@ -91,9 +92,10 @@ def test_equals_the_dense_version(num_modalities, rows, block_rows, monkeypatch)
 
 def test_rows_are_those_of_the_whole():
     model, params = make()
-    rows = jnp.array([2, 2, 4])
-    whole = model.apply({"params": params}, *inputs(), None)
-    np.testing.assert_allclose(model.apply({"params": params}, *inputs(), rows), whole[rows], atol=1e-6)
+    wanted = jnp.array([2, 2, 4])
+    whole = model.apply({"params": params}, *inputs(), ALL)
+    some = model.apply({"params": params}, *inputs(), Nodes(wanted=wanted))
+    np.testing.assert_allclose(some, whole[wanted], atol=1e-6)
 
 
 def test_frozen_projection_and_what_stands_before_it_get_no_gradient():
@@ -102,7 +104,7 @@ def test_frozen_projection_and_what_stands_before_it_get_no_gradient():
     trained, _ = make(train_projection=True)
 
     def gradient(model):
-        loss = lambda p, m, e: jnp.sum(jnp.sin(3 * model.apply({"params": p}, m, e, None)))  # noqa: E731
+        loss = lambda p, m, e: jnp.sum(jnp.sin(3 * model.apply({"params": p}, m, e, ALL)))  # noqa: E731
         return jax.jit(jax.grad(loss, (0, 1, 2)))(params, *inputs())
 
     (frozen, modal, embeddings), (expected, expected_modal, expected_embeddings) = gradient(model), gradient(trained)
@@ -114,12 +116,12 @@ def test_frozen_projection_and_what_stands_before_it_get_no_gradient():
 
 @pytest.mark.parametrize("count", [0, 1, 4, 6, 7])
 def test_only_the_first_rows_are_summed(count, monkeypatch):
-    monkeypatch.setattr(representations, "_BLOCK_ROWS", 3)
+    monkeypatch.setattr(rows, "_BLOCK_ROWS", 3)
     table = np.random.default_rng(2).standard_normal((7, 2)).astype(np.float32)
     table[count:] = np.inf  # whose transformation is NaN
 
     def total(table):
-        return jnp.sum(representations.sum_rows(lambda x: jnp.exp(x) * jnp.cos(x), table, count))
+        return jnp.sum(rows.sum_rows(lambda x: jnp.exp(x) * jnp.cos(x), table, count))
 
     value, gradient = jax.jit(jax.value_and_grad(total))(table)
     used = table[:count].astype(np.float64)

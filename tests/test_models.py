@@ -13,16 +13,16 @@ import scipy.stats
 from rearm_jax import default
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.experiment import Experiment, init_params, make_model, make_optimizer
-from rearm_jax.graphs.build import build_graphs
-from rearm_jax.graphs.relations import user_interest_features
-from rearm_jax.models import attention
-from rearm_jax.models.attention import ScalarAttention, scalar_attention
-from rearm_jax.models.rearm import with_features
-from rearm_jax.models.torch_weights import from_torch, to_torch
-from rearm_jax.training.parallel import Shard
-from rearm_jax.training.sampling import Batch
+from rearm_jax.experiment import build_experiment, init_params, make_experiment
+from rearm_jax.models.lightgcn import Model as LightGCN
+from rearm_jax.models.rearm import REARM, attention
+from rearm_jax.models.rearm.attention import ScalarAttention, scalar_attention
+from rearm_jax.models.rearm.model import with_features
+from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
+from rearm_jax.parallel.rows import ALONE, Nodes
+from rearm_jax.recommender.contract import Batch
 from rearm_jax.training.step import TrainState, train_step
+from tests.conftest import tiny_config
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 NUM_USERS, NUM_ITEMS, WIDTH, D = 41, 31, 6, 8
@@ -37,17 +37,19 @@ def make_config(num_modalities=2, **model):
     return config
 
 
-def make_experiment(config, dataset=None):
-    modalities = config.data.modalities
-    dataset = dataset or make_synthetic(NUM_USERS, NUM_ITEMS, 8, WIDTH, seed=0, modalities=modalities)
-    graphs = build_graphs(dataset, config.graph, config.protocol, config.seed)
-    tx = make_optimizer(config, len(dataset.train))
-    return Experiment(config, dataset, graphs, make_model(config, dataset), tx)
+def make_data(num_modalities=2):
+    return make_synthetic(NUM_USERS, NUM_ITEMS, 8, WIDTH, seed=0, modalities=MODALITIES[:num_modalities])
+
+
+def make_lightgcn(num_layers=2):
+    config = default.get_config("lightgcn")
+    config.model.update(embedding_dim=D, num_layers=num_layers)
+    return LightGCN.make(config, make_data()), LightGCN.relations(make_data(), config)
 
 
 @functools.cache
 def experiment_and_params(num_modalities):
-    experiment = make_experiment(make_config(num_modalities))
+    experiment = make_experiment(make_config(num_modalities), make_data(num_modalities))
     return experiment, init_params(experiment)
 
 
@@ -55,11 +57,12 @@ def experiment_and_params(num_modalities):
 def rearm(num_modalities=2):
     """(model, graphs, params, the whole output without dropout); not to be changed."""
     experiment, params = experiment_and_params(num_modalities)
-    return experiment.model, experiment.graphs, params, forward(experiment.model, params, experiment.graphs)
+    return experiment.model, experiment.inputs, params, forward(experiment.model, params, experiment.inputs)
 
 
-def forward(model, params, graphs, **kwargs):
-    return jax.jit(functools.partial(model.apply, train=False))({"params": params}, graphs, **kwargs)
+def forward(model, params, graphs, users=None, items=None):
+    apply = lambda params, graphs: model.apply({"params": params}, graphs, Nodes(wanted=users), Nodes(wanted=items))  # noqa: E731
+    return jax.jit(apply)(params, graphs)
 
 
 def assert_trees_close(found, expected, atol=1e-6):
@@ -77,11 +80,11 @@ def assert_trees_equal(found, expected):
 def test_shapes_and_rows(m):
     model, graphs, params, out = rearm(m)
     assert (out.users.shape, out.items.shape) == ((NUM_USERS, (m + 1) * D), (NUM_ITEMS, (m + 1) * D))
-    assert [x.shape for x in out.modal_users] == [(NUM_USERS, D)] * m
-    assert [x.shape for x in out.modal_items] == [(NUM_ITEMS, D)] * m
+    assert [x.shape for x in out.views["modal_users"]] == [(NUM_USERS, D)] * m
+    assert [x.shape for x in out.views["modal_items"]] == [(NUM_ITEMS, D)] * m
     assert all(x.dtype == jnp.float32 and np.isfinite(x).all() for x in jax.tree.leaves(out))
-    np.testing.assert_array_equal(out.user_ids, params["user_id_table"])
-    np.testing.assert_array_equal(out.item_ids, params["item_id_table"])
+    np.testing.assert_array_equal(out.views["user_ids"], params["user_id_table"])
+    np.testing.assert_array_equal(out.views["item_ids"], params["item_id_table"])
 
     users, items = jnp.array([40, 0, 7, 7]), jnp.array([30])
     some = forward(model, params, graphs, users=users, items=items)
@@ -99,7 +102,9 @@ def test_dropout_depends_on_the_key_alone():
     first, again, other = (apply(jax.random.key(seed)) for seed in (1, 1, 2))
     assert_trees_equal(first, again)
     for a, b in ((first, other), (first, out)):
-        assert all(np.abs(x - y).max() > 1e-4 for x, y in zip(a.modal_items, b.modal_items, strict=True))
+        assert all(
+            np.abs(x - y).max() > 1e-4 for x, y in zip(a.views["modal_items"], b.views["modal_items"], strict=True)
+        )
     # Dropout is on item attention only; with both rates 0, training and evaluation agree.
     without = model.clone(self_dropout=0.0, cross_dropout=0.0)
     trained = without.apply({"params": params}, graphs, train=True, rngs={"dropout": jax.random.key(1)})
@@ -117,12 +122,12 @@ def test_every_attention_has_its_own_mask_and_rate(monkeypatch):
 
     monkeypatch.setattr(attention, "scalar_attention", recording)
     for step in (1, 2):
-        model.apply({"params": params}, experiment.graphs, train=True, rngs={"dropout": jax.random.key(step)})
+        model.apply({"params": params}, experiment.inputs, train=True, rngs={"dropout": jax.random.key(step)})
     seeds, rates = zip(*calls, strict=True)
     assert len(set(seeds)) == 18  # 3 self, 6 cross, 2 keys
     assert rates == ((0.3,) * 3 + (0.7,) * 6) * 2
     calls.clear()
-    model.apply({"params": params}, experiment.graphs, train=False)
+    model.apply({"params": params}, experiment.inputs)
     assert [rate for _, rate in calls] == [0.0] * 9
 
 
@@ -130,7 +135,7 @@ def test_users_and_items_may_be_renumbered():
     """No node is special: a renumbered data set gives the renumbered output (co-occurrence, which has ties, is off)."""
     config = make_config(2)
     config.graph.update(user_cooccurrence_weight=0.0, item_cooccurrence_weight=0.0)
-    experiment = make_experiment(config)
+    experiment = make_experiment(config, make_data())
     dataset, params = experiment.dataset, init_params(experiment)
     rng = np.random.default_rng(5)
     new_user, new_item = rng.permutation(NUM_USERS), rng.permutation(NUM_ITEMS)
@@ -146,8 +151,8 @@ def test_users_and_items_may_be_renumbered():
         for name in params
         if name.endswith("_table")
     }
-    found = forward(renumbered.model, {**params, **tables}, renumbered.graphs)
-    expected = forward(experiment.model, params, experiment.graphs)
+    found = forward(renumbered.model, {**params, **tables}, renumbered.inputs)
+    expected = forward(experiment.model, params, experiment.inputs)
     assert_trees_close(found.users, expected.users[old_user], atol=5e-6)
     assert_trees_close(found.items, expected.items[old_item], atol=5e-6)
     # The data gives the same tables as the renumbered parameters.
@@ -160,8 +165,9 @@ def test_modalities_may_be_reordered():
     """The modal features of a modality do not depend on its place, only its place in the output does."""
     model, graphs, params, out = rearm(3)
     reordered = forward(model.clone(feature_widths=model.feature_widths[2:] + model.feature_widths[:2]), params, graphs)
-    for found, expected in ((reordered.modal_users, out.modal_users), (reordered.modal_items, out.modal_items)):
-        assert_trees_close(found, expected[2:] + expected[:2], atol=2e-6)
+    for name in ("modal_users", "modal_items"):
+        expected = out.views[name]
+        assert_trees_close(reordered.views[name], expected[2:] + expected[:2], atol=2e-6)
 
 
 def test_bfloat16_is_close_and_gives_float32():
@@ -177,13 +183,11 @@ def test_full_dropout_trains_without_nan():
     """The paper's setting for Sports."""
     experiment, params = experiment_and_params(2)
     config = make_config(self_dropout=1.0, cross_dropout=0.2)
-    model = make_model(config, experiment.dataset)
+    model = REARM.make(config, experiment.dataset)
     users, positives = jnp.asarray(experiment.dataset.train[:32].T)
     batch = Batch(users, positives, (positives + 1) % NUM_ITEMS, jnp.ones(32, bool))
     state = TrainState(params, experiment.tx.init(params), jnp.int32(0), jax.random.key_data(jax.random.key(0)))
-    step = jax.jit(
-        lambda state: train_step(model.apply, experiment.tx, config.loss, state, experiment.graphs, batch, Shard())
-    )
+    step = jax.jit(lambda state: train_step(model, experiment.tx, state, experiment.inputs, batch, ALONE))
     for _ in range(2):
         state, metrics = step(state)
         assert all(np.isfinite(x) for x in metrics.values())
@@ -209,7 +213,7 @@ def assert_normal(x, std):
 def test_initialisation_follows_the_original():
     experiment, _ = experiment_and_params(2)
     model, d, rank = experiment.model.clone(embedding_dim=32), 32, 3
-    params = jax.jit(functools.partial(model.init, train=False))(jax.random.key(3), experiment.graphs)["params"]
+    params = jax.jit(lambda key: model.init(key, experiment.inputs))(jax.random.key(3))["params"]
     kernels = []
     for side in ("user", "item"):
         assert_normal(params[f"{side}_id_table"], 0.1)
@@ -247,11 +251,10 @@ def test_attention_is_initialised_as_multihead_attention():
     np.testing.assert_array_equal(params["out_bias"], np.zeros(500))
 
 
-@pytest.mark.parametrize("name", ["rearm", "lightgcn"])
-def test_tables_with_a_row_per_node_are_named_so(name):
-    experiment, _ = experiment_and_params(2)
-    model = make_model(make_config(name=name), experiment.dataset)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), experiment.graphs)["params"]
+@pytest.mark.parametrize("make", [lambda: rearm(2)[:2], make_lightgcn], ids=["rearm", "lightgcn"])
+def test_tables_with_a_row_per_node_are_named_so(make):
+    model, graphs = make()
+    shapes = jax.eval_shape(lambda key: model.init(key, graphs), jax.random.key(0))["params"]
     flat = {name: x.shape for name, x in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
     for size, prefix in ((NUM_USERS, "user_"), (NUM_ITEMS, "item_")):
         of_size = {name for name, shape in flat.items() if shape and shape[0] == size}
@@ -270,16 +273,13 @@ def test_feature_tables_start_from_the_data():
 
 
 def test_with_features_refuses_another_shape():
-    experiment, params = experiment_and_params(2)
-    features = experiment.dataset.features
-    interests = {
-        name: user_interest_features(experiment.dataset.train, NUM_USERS, table) for name, table in features.items()
-    }
-    wrong = {**features, "text": features["text"][:, :-1]}
-    with pytest.raises(ValueError, match=r"item_text_table: .*\(31, 5\).*\(31, 6\)"):
-        with_features(params, wrong, interests)
+    params = {"item_image_table": jnp.zeros((NUM_ITEMS, 5)), "user_image_table": jnp.zeros((NUM_USERS, 5))}
+    tables = {name: np.ones(table.shape, np.float32) for name, table in params.items()}
+    assert with_features(params, tables)["item_image_table"].all()
+    with pytest.raises(ValueError, match="item_image_table"):
+        with_features(params, tables | {"item_image_table": np.ones((NUM_ITEMS, 4), np.float32)})
     with pytest.raises(ValueError, match="user_image_table"):
-        with_features(params, features, {**interests, "image": interests["image"][1:]})
+        with_features(params, tables | {"user_image_table": np.ones((NUM_USERS - 1, 5), np.float32)})
 
 
 # The original's names
@@ -322,10 +322,9 @@ def test_torch_weights_of_another_model_are_refused():
 
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
 def test_lightgcn_equals_dense_propagation(num_layers):
-    experiment, _ = experiment_and_params(2)
-    dataset, graphs = experiment.dataset, experiment.graphs
-    model = make_model(make_config(name="lightgcn", num_layers=num_layers), dataset)
-    params = model.init(jax.random.key(0), graphs, train=False)["params"]
+    model, graphs = make_lightgcn(num_layers)
+    assert list(graphs) == ["user_item"]
+    dataset, params = make_data(), model.init(jax.random.key(0), graphs)["params"]
 
     adjacency = np.zeros((NUM_USERS + NUM_ITEMS,) * 2)
     for user, item in dataset.train:
@@ -339,9 +338,16 @@ def test_lightgcn_equals_dense_propagation(num_layers):
 
     out = forward(model, params, graphs)
     np.testing.assert_allclose(np.concatenate([out.users, out.items]), expected, atol=1e-6)
-    assert (out.modal_users, out.modal_items) == ((), ())
-    np.testing.assert_array_equal(out.user_ids, params["user_id_table"])
+    assert set(out.views) == {"user_ids", "item_ids"}
+    np.testing.assert_array_equal(out.views["user_ids"], params["user_id_table"])
     some = forward(model, params, graphs, users=jnp.array([3, 3]), items=jnp.array([30]))
     np.testing.assert_allclose(some.users, expected[[3, 3]], atol=1e-6)
     np.testing.assert_allclose(some.items, expected[[NUM_USERS + 30]], atol=1e-6)
     assert_normal(params["user_id_table"], 0.1)
+
+
+def test_lightgcn_builds_one_graph(tmp_path, built_graphs):
+    experiment = build_experiment(tiny_config(model__name="lightgcn", graph__cache_dir=str(tmp_path)))
+    assert built_graphs() == ["user-item"]
+    assert list(experiment.inputs) == ["user_item"]
+    assert list(tmp_path.iterdir()) == []

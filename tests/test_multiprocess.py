@@ -21,6 +21,7 @@ from rearm_jax.experiment import build_experiment
 from rearm_jax.training import distributed, loop
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.loop import evaluate_run
+from rearm_jax.training.placement import place
 from rearm_jax.training.run_folder import saved_config
 from tests.conftest import tiny_config
 
@@ -128,7 +129,7 @@ def read_state(folder: Path) -> dict[str, np.ndarray]:
     """Every array of the latest checkpoint, as this process with its one device reads it."""
     experiment = build_experiment(tiny_config(model__name="lightgcn", learning_rate=1e-2))
     with Checkpoints(folder / "run") as checkpoints:
-        state, progress = loop._start(experiment, checkpoints)
+        state, progress = loop._start(place(experiment), checkpoints)
     assert progress.epoch == EPOCHS
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 

@@ -1,6 +1,7 @@
-"""The result does not depend on the number of devices: the same training with 1, 2 and 8 devices, each a process.
+"""The result does not depend on the devices: the same training with 1, 2, 8 and 2 of 8, each in a process of its own.
 
-`python -m tests.test_parallel FILE` trains and evaluates with the devices there are, and saves what came out.
+`python -m tests.test_parallel FILE FIRST STOP` trains and evaluates with those of the devices there are, and saves what
+came out.
 """
 
 import os
@@ -13,17 +14,18 @@ import numpy as np
 import pytest
 
 from rearm_jax.experiment import build_experiment, init_params
+from rearm_jax.parallel.rows import ALONE, Shard
 from rearm_jax.training import loop
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.parallel import Shard, replicate
-from rearm_jax.training.step import TrainState
+from rearm_jax.training.placement import place
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
+CASES = {"1": (1, 0, 1), "2": (2, 0, 2), "8": (8, 0, 8), "2 of 8": (8, 3, 5)}  # devices there are, those that are used
 NUM_STEPS = 4  # of 101 rows: the first three are full, the last has 50 of the 353 interactions
 
 
-def train_and_save(file: str) -> None:
+def train_and_save(file: str, first: int, stop: int) -> None:
     config = tiny_config(
         batch_size=101,
         learning_rate=1e-3,
@@ -35,44 +37,41 @@ def train_and_save(file: str) -> None:
         loss__orthogonal_weight=0.03,
         loss__l2_weight=0.1,
     )
-    experiment = build_experiment(config)
-    graphs = replicate(experiment.graphs)
-    params = init_params(experiment)
-    key = jax.random.key_data(jax.random.key(config.seed))
-    state = replicate(TrainState(params, experiment.tx.init(params), np.int32(0), key))
-    run_steps = loop.compile_steps(experiment, graphs)
+    placement = place(build_experiment(config), jax.devices()[first:stop])
+    inputs, state = placement.inputs(), placement.state()
+    run_steps = loop.compile_steps(placement, inputs)
     results = {"devices": jax.device_count()}
     for step in range(NUM_STEPS):
         state, _, last = run_steps(state, 1)
         results |= {f"step{step}/{name}": value for name, value in last.items()}
+    results["used"] = sorted(device.id for device in state.params["user_id_table"].sharding.device_set)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         results["params/" + jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
-    evaluate = Evaluator(experiment, graphs)
+    evaluate = Evaluator(placement, inputs)
     results |= evaluate(state.params, "valid") | evaluate(state.params, "test")
     np.savez(file, **results)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict[int, dict[str, np.ndarray]]:
-    """Number of devices -> what `train_and_save` saved."""
+def results(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """Name of a case -> what `train_and_save` saved."""
     folder = tmp_path_factory.mktemp("parallel")
-    counts = (1, 2, 8)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.test_parallel", str(folder / f"{count}.npz")],
+            [sys.executable, "-m", "tests.test_parallel", str(folder / f"{name}.npz"), str(first), str(stop)],
             cwd=ROOT,
             env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for count in counts
+        for name, (count, first, stop) in CASES.items()
     ]
     found = {}
-    for count, process in zip(counts, processes, strict=True):
+    for name, process in zip(CASES, processes, strict=True):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
-        with np.load(folder / f"{count}.npz", allow_pickle=False) as arrays:
-            found[count] = dict(arrays)
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+            found[name] = dict(arrays)
     return found
 
 
@@ -84,10 +83,12 @@ def alive(name: str, value: np.ndarray) -> np.ndarray:
     return np.delete(value, 1) if name.endswith("attention/in_bias") else value
 
 
-@pytest.mark.parametrize("count", [2, 8])
-def test_devices_agree_on_losses_and_parameters(results, count):
-    one, many = results[1], results[count]
+@pytest.mark.parametrize("case", ["2", "8", "2 of 8"])
+def test_devices_agree_on_losses_and_parameters(results, case):
+    one, many = results["1"], results[case]
+    count, first, stop = CASES[case]
     assert (one["devices"], many["devices"]) == (1, count)
+    assert (one["used"].tolist(), many["used"].tolist()) == ([0], list(range(first, stop)))
     assert set(one) == set(many)
     compared = [name for name in one if name.startswith(("step", "params/"))]
     assert sum(name.endswith("/loss") for name in compared) == NUM_STEPS
@@ -95,18 +96,18 @@ def test_devices_agree_on_losses_and_parameters(results, count):
         np.testing.assert_allclose(alive(name, many[name]), alive(name, one[name]), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("count", [2, 8])
-def test_devices_agree_on_the_metrics(results, count):
-    names = [name for name in results[1] if name.startswith(("valid/", "test/"))]
+@pytest.mark.parametrize("case", ["2", "8", "2 of 8"])
+def test_devices_agree_on_the_metrics(results, case):
+    names = [name for name in results["1"] if name.startswith(("valid/", "test/"))]
     assert {"valid/recall@10", "test/ndcg@5"} <= set(names)
-    assert {name: results[count][name] for name in names} == {name: results[1][name] for name in names}
+    assert {name: results[case][name] for name in names} == {name: results["1"][name] for name in names}
 
 
 def test_training_changed_something(results):
     """Otherwise the comparisons above would hold for a step that does nothing."""
     config = tiny_config(model__num_layers=1)
     before = init_params(build_experiment(config))["user_id_table"]
-    assert np.abs(results[1]["params/user_id_table"] - before).max() > 1e-3
+    assert np.abs(results["1"]["params/user_id_table"] - before).max() > 1e-3
 
 
 def test_shards_cut_the_rows():
@@ -116,9 +117,9 @@ def test_shards_cut_the_rows():
     assert padded.shape == (8, 2)
     np.testing.assert_array_equal(padded[5:], 0)
     np.testing.assert_array_equal(np.concatenate([shard.rows(padded) for shard in shards]), padded)
-    assert Shard().sum(x) is x
-    assert Shard().gather(x) is x
+    assert ALONE.sum(x) is x
+    assert ALONE.gather(x) is x
 
 
 if __name__ == "__main__":
-    train_and_save(sys.argv[1])
+    train_and_save(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

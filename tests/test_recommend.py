@@ -235,7 +235,7 @@ def test_outputs_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="is a folder"):
         check_output("csv", tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[export\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[export\]'"):
         check_output("parquet", tmp_path / "lists.parquet")
 
 

@@ -20,11 +20,12 @@ from rearm_jax.inference.report.measures import (
     recall_by_group,
     shown_items,
 )
-from rearm_jax.models.representations import Representations
+from rearm_jax.recommender.contract import Representations
 from rearm_jax.training.evaluator import Evaluator
+from rearm_jax.training.placement import place
 from tests.conftest import tiny_config
 
-pytest.importorskip("sklearn", reason="the report needs scikit-learn: pip install 'rearm-jax[report]'")
+pytest.importorskip("sklearn", reason="the extra report is not installed: no scikit-learn")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def params(experiment):
 @pytest.fixture(scope="module")
 def outputs(experiment, params):
     """Representations, and what every part of the model put out."""
-    settings = {"train": False, "capture_intermediates": True, "mutable": ["intermediates"]}
+    settings = {"capture_intermediates": True, "mutable": ["intermediates"]}
     apply = jax.jit(lambda params, graphs: experiment.model.apply({"params": params}, graphs, **settings))
-    return jax.device_get(apply(params, experiment.graphs))
+    return jax.device_get(apply(params, experiment.inputs))
 
 
 def dense(adjacency: Adjacency) -> np.ndarray:
@@ -76,7 +77,7 @@ def attention_inputs(experiment, params, calls):
         [params["item_id_table"], *(calls[f"item_{name}_projection"]["__call__"][0] for name in ("image", "text"))], 1
     )
     for _ in range(experiment.model.num_item_layers):
-        nodes = dense(experiment.graphs.item_item) @ nodes
+        nodes = dense(experiment.inputs["item_item"]) @ nodes
     nodes /= np.linalg.norm(nodes, axis=1, keepdims=True)
     _, image, text = np.split(nodes, 3, axis=1)
     image_after, text_after = (prelu(x, params) for x in calls["layer_norm"]["__call__"][:2])
@@ -216,21 +217,24 @@ def test_recall_by_group(experiment, params, outputs):
     assert sum(group.num_pairs for group in item_groups) == len(dataset.test)
 
     # All groups of users together are the run's recall.
-    evaluate = Evaluator(experiment, experiment.graphs)
+    placement = place(experiment)
+    evaluate = Evaluator(placement, placement.inputs())
     mean = np.average([g.model.value for g in user_groups], weights=[g.num_members for g in user_groups])
     assert mean == pytest.approx(evaluate(params, "test")["test/recall@10"])
 
 
 def test_graph_sides(experiment):
     dataset = experiment.dataset
-    users, items, *relations = graph_sides(dataset, experiment.graphs)
+    users, items, *relations = graph_sides(dataset, experiment.inputs)
     interactions = np.zeros((dataset.num_users, dataset.num_items), int)
     interactions[tuple(dataset.train.T)] = 1
     np.testing.assert_array_equal(users.degrees, interactions.sum(axis=1))
     np.testing.assert_array_equal(items.degrees, interactions.sum(axis=0))
     assert items.num_isolated == (interactions.sum(axis=0) == 0).sum()
     assert users.num_entries == items.num_entries == interactions.sum()
-    for side, adjacency in zip(relations, (experiment.graphs.user_user, experiment.graphs.item_item), strict=True):
+    for side, adjacency in zip(
+        relations, (experiment.inputs["user_user"], experiment.inputs["item_item"]), strict=True
+    ):
         entries = dense(adjacency) != 0
         assert side.num_entries == entries.sum()
         np.fill_diagonal(entries, False)

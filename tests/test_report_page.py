@@ -16,6 +16,7 @@ from rearm_jax.data.labels import make_labels
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.experiment import build_experiment, init_params
 from rearm_jax.inference import visualize
+from rearm_jax.inference.report import figures
 from rearm_jax.inference.report.page import head as head_of_page
 from rearm_jax.inference.report.people import people
 from rearm_jax.inference.trained import Trained, load_trained
@@ -25,7 +26,7 @@ from rearm_jax.training.run_folder import read_result, write_result
 from tests.conftest import tiny_config
 
 for library in ("matplotlib", "sklearn"):
-    pytest.importorskip(library, reason=f"the report needs {library}: pip install 'rearm-jax[report]'")
+    pytest.importorskip(library, reason=f"the extra report is not installed: no {library}")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = {"training": 2, "features": 4, "recall": 2, "attention": 2, "graphs": 3}  # panels
@@ -315,6 +316,21 @@ def test_browser(report, tmp_path, scheme):
             assert not [value for value in panel["colours"] if 1.8 < value < 3], name  # grid lines are fainter
 
 
+def test_every_part_of_the_loss_is_drawn():
+    parts = [f"part {number}" for number in range(7)]
+    records = [
+        {"epoch": epoch, "train/loss": 7 / epoch, "train/grad_norm": 1.0, "valid/recall@10": 0.1, "valid/ndcg@10": 0.1}
+        | {f"train/{part}": 1 / epoch for part in parts}
+        for epoch in range(1, 4)
+    ]
+    losses, _ = figures.training(records, "recall@10", 2).svgs()
+    assert [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", losses) if text in ("total", *parts)] == [
+        "total",
+        *parts,
+    ]
+    assert "grad_norm" not in losses
+
+
 def test_model_without_modalities(lightgcn, tmp_path):
     write_report(lightgcn, tmp_path / "look.html")
     page = Page(tmp_path / "look.html")
@@ -337,7 +353,7 @@ def test_bad_requests_write_nothing(rearm, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"no result\.json: the run is not finished"):
         write_report(dataclasses.replace(rearm, workdir=str(unfinished)))
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rearm-jax\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[report\]'"):
         write_report(rearm, tmp_path / "report.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "taken"]
     assert not list(unfinished.glob("report*"))

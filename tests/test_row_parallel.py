@@ -1,7 +1,7 @@
-"""Sharding by row: a run that moves between one device, 8 and 3, against the same run on one device all along.
+"""Sharding by row: a run that moves between one device, 8 and 3 of 8, against the same run on one device all along.
 
-Sizes are divisible by neither number of devices. `python -m tests.test_row_parallel FOLDER NUM_STEPS MODEL...` goes on
-with the models' runs in FOLDER, by row on the devices there are, and saves what came out.
+Sizes are divisible by neither number of devices. `python -m tests.test_row_parallel FOLDER NUM_DEVICES NUM_STEPS
+MODEL...` goes on with the models' runs in FOLDER, by row on the last of the devices there are, and saves what came out.
 """
 
 import functools
@@ -19,14 +19,16 @@ from benchmarks.devices import compile_step, count_traffic, predict_traffic
 from rearm_jax.data.dataset import group_by_user
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
-from rearm_jax.experiment import Experiment, build_experiment
+from rearm_jax.evaluation.ranking_by_row import rank_items_by_row
+from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.adjacency import make_adjacency
 from rearm_jax.graphs.row_adjacency import shard_adjacency
-from rearm_jax.models.representations import Representations
-from rearm_jax.training import evaluator, loop, placement
+from rearm_jax.parallel.mesh import place_rows, replicate, row_parallel
+from rearm_jax.parallel.rows import RowCounts, is_table
+from rearm_jax.training import loop
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.parallel import RowCounts, is_table, place_rows, replicate, row_parallel
+from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.sampling import cut_sampler, make_sampler
 from tests.conftest import tiny_config
 from tests.test_parallel import alive
@@ -35,12 +37,22 @@ ROOT = Path(__file__).parent.parent
 MODELS = ("rearm", "lightgcn")
 NUM_USERS, NUM_ITEMS = 61, 43
 STAGES = (("data", 1, 1), ("row", 8, 2), ("row", 3, 1), ("data", 1, 1))  # parallel, devices, steps
+DEVICES_THERE_ARE = 8
 STAGES_OF = {"rearm": (0, 1, 3), "lightgcn": (0, 1, 2, 3)}  # REARM takes long to compile
 EVERY_STAGE = [(model, stage) for model in MODELS for stage in STAGES_OF[model]]
 
 
 @functools.cache
-def experiment_of(model: str, parallel: str) -> Experiment:
+def placement_of(model: str, parallel: str, num_devices: int) -> Placement:
+    own = {
+        "rearm": {
+            "model__self_dropout": 0.3,
+            "model__cross_dropout": 0.5,
+            "loss__contrastive_weight": 0.02,
+            "loss__orthogonal_weight": 0.03,
+        },
+        "lightgcn": {},
+    }
     config = tiny_config(
         parallel=parallel,
         batch_size=101,
@@ -51,21 +63,18 @@ def experiment_of(model: str, parallel: str) -> Experiment:
         data__synthetic__num_items=NUM_ITEMS,
         model__name=model,
         model__num_layers=2,
-        model__self_dropout=0.3,
-        model__cross_dropout=0.5,
-        loss__contrastive_weight=0.02,
-        loss__orthogonal_weight=0.03,
         loss__l2_weight=0.1,
+        **own[model],
     )
-    return build_experiment(config)
+    return place(build_experiment(config), jax.devices()[-num_devices:])
 
 
 @functools.cache
-def compiled(model: str, parallel: str) -> tuple:
+def compiled(model: str, parallel: str, num_devices: int) -> tuple:
     """(run_steps, evaluate), compiled once for all runs of this process."""
-    experiment = experiment_of(model, parallel)
-    graphs = placement.place_graphs(experiment)
-    return loop.compile_steps(experiment, graphs), Evaluator(experiment, graphs)
+    placement = placement_of(model, parallel, num_devices)
+    inputs = placement.inputs()
+    return loop.compile_steps(placement, inputs), Evaluator(placement, inputs)
 
 
 def named_leaves(tree) -> dict[str, np.ndarray]:
@@ -81,12 +90,14 @@ def named_leaves(tree) -> dict[str, np.ndarray]:
     return named
 
 
-def go_on(experiment: Experiment, folder: Path, num_steps: int, save: bool = True) -> dict[str, np.ndarray]:
+def go_on(
+    model: str, parallel: str, num_devices: int, folder: Path, num_steps: int, save: bool = True
+) -> dict[str, np.ndarray]:
     """The next steps of the run in `folder`: losses of each, the state after them, and the metrics of validation."""
-    table_rows = placement.table_rows(experiment)
-    with Checkpoints(folder, table_rows) as checkpoints:
-        state, progress = loop._start(experiment, checkpoints)
-        run_steps, evaluate = compiled(experiment.config.model.name, experiment.config.parallel)
+    placement = placement_of(model, parallel, num_devices)
+    with Checkpoints(folder, placement.table_rows) as checkpoints:
+        state, progress = loop._start(placement, checkpoints)
+        run_steps, evaluate = compiled(model, parallel, num_devices)
         results = {}
         for _ in range(num_steps):
             state, _, last = run_steps(state, 1)
@@ -98,12 +109,13 @@ def go_on(experiment: Experiment, folder: Path, num_steps: int, save: bool = Tru
     return results
 
 
-def by_row(folder: Path, num_steps: int, models: list[str]) -> None:
+def by_row(folder: Path, num_devices: int, num_steps: int, models: list[str]) -> None:
+    assert jax.device_count() == DEVICES_THERE_ARE
     for model in models:
-        experiment = experiment_of(model, "row")
-        results = go_on(experiment, folder / model, num_steps)
-        if jax.device_count() == 8:
-            first = placement.first_state(experiment)
+        results = go_on(model, "row", num_devices, folder / model, num_steps)
+        if num_devices == 8:
+            placement = placement_of(model, "row", 8)
+            first = placement.state()
             results |= {f"first/{name}": leaf for name, leaf in named_leaves(first.params).items()}
             table = first.params["user_id_table"]
             results["bytes of a shard"] = table.addressable_shards[0].data.nbytes
@@ -113,10 +125,10 @@ def by_row(folder: Path, num_steps: int, models: list[str]) -> None:
                 if jax.tree_util.keystr(path).endswith("['user_id_table']")
             }.pop()
             results["ranked"] = rank_by_row()
-            program = compile_step(experiment)[0].as_text()
+            program = compile_step(placement)[0].as_text()
             results["traffic counted"] = sum(count_traffic(program, 8).values())
-            results["traffic predicted"] = sum(predict_traffic(experiment, 8).values())
-        np.savez(folder / f"{model}-{jax.device_count()}.npz", **results)
+            results["traffic predicted"] = sum(predict_traffic(placement.experiment, 8).values())
+        np.savez(folder / f"{model}-{num_devices}.npz", **results)
 
 
 def ranking_problem() -> tuple:
@@ -132,11 +144,11 @@ def rank_by_row() -> np.ndarray:
     *tables, blocks = ranking_problem()
 
     def rank(shard, users, items, blocks):
-        out = Representations(users, items, (), (), users, items)
-        return evaluator._rank_by_row(shard, out, blocks, 20)
+        return rank_items_by_row(shard, users, items, blocks, 20)
 
-    args = (*place_rows(tables), replicate(blocks))
-    return np.asarray(row_parallel(rank, RowCounts(NUM_USERS, NUM_ITEMS, 1), args)(*args))
+    devices = jax.devices()
+    args = (*place_rows(tables, devices), replicate(blocks, devices))
+    return np.asarray(row_parallel(rank, devices, RowCounts(NUM_USERS, NUM_ITEMS, 1), args)(*args))
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +158,11 @@ def folder(tmp_path_factory) -> Path:
 
 def run_by_row(folder: Path, num_devices: int, num_steps: int, models: list[str]) -> None:
     flags = (
-        f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0"  # compiles faster
+        f"--xla_force_host_platform_device_count={DEVICES_THERE_ARE} "
+        "--xla_backend_optimization_level=0"  # compiles faster
     )
     process = subprocess.run(
-        [sys.executable, "-m", "tests.test_row_parallel", str(folder), str(num_steps), *models],
+        [sys.executable, "-m", "tests.test_row_parallel", str(folder), str(num_devices), str(num_steps), *models],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         stderr=subprocess.PIPE,
@@ -171,7 +184,7 @@ def moved(folder) -> dict[str, dict[int, dict[str, np.ndarray]]]:
                 with np.load(folder / f"{model}-{count}.npz", allow_pickle=False) as arrays:
                     found[model][stage] = dict(arrays)
             else:
-                found[model][stage] = go_on(experiment_of(model, parallel), folder / model, num_steps, save=stage == 0)
+                found[model][stage] = go_on(model, parallel, count, folder / model, num_steps, save=stage == 0)
     return found
 
 
@@ -180,7 +193,7 @@ def stayed(folder) -> dict[str, dict[int, dict[str, np.ndarray]]]:
     """The same of the run that stays on one device."""
     found = {model: {} for model in MODELS}
     for model, stage in EVERY_STAGE:
-        found[model][stage] = go_on(experiment_of(model, "data"), folder / f"{model}-stays", STAGES[stage][2])
+        found[model][stage] = go_on(model, "data", 1, folder / f"{model}-stays", STAGES[stage][2])
     return found
 
 
@@ -216,7 +229,7 @@ def test_metrics_are_those_of_one_device(moved, stayed, model, stage):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_first_state(moved, model):
-    state = placement.first_state(experiment_of(model, "data"))
+    state = placement_of(model, "data", 1).state()
     for name, leaf in named_leaves(state.params).items():
         np.testing.assert_allclose(moved[model][1][f"first/{name}"], leaf, rtol=1e-6, atol=1e-7, err_msg=name)
     rows = -(-NUM_USERS // 8)
@@ -268,7 +281,7 @@ ENTRY %main (x: f32[2,3]) -> f32[2,3] {
 
 def test_tables_of_other_sizes_are_refused(moved, folder):
     """61 and 64 users both take 8 rows on each of 8 devices."""
-    state = placement.state_like(experiment_of("lightgcn", "data"))
+    state = placement_of("lightgcn", "data", 1).like()
     step = sum(steps for _, _, steps in STAGES[:3])
     with Checkpoints(folder / "lightgcn", {"user": 64, "item": NUM_ITEMS}) as checkpoints:
         other = {**state.params, "user_id_table": jax.ShapeDtypeStruct((64, 8), np.float32)}
@@ -282,7 +295,7 @@ def test_tables_of_other_sizes_are_refused(moved, folder):
 def test_blocks_hold_the_graph(num_devices):
     kinds = (13, 5)
     dense = scipy.sparse.random_array((18, 18), density=0.3, rng=np.random.default_rng(1), dtype=np.float32).toarray()
-    sharded = shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), symmetric=False), kinds, num_devices, "x")
+    sharded = shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), ("user",)), kinds, num_devices, "x")
     held = [-(-kind // num_devices) for kind in kinds]
     padded = np.zeros((num_devices * sum(held),) * 2, np.float32)
     order = [
@@ -304,12 +317,12 @@ def test_blocks_hold_the_graph(num_devices):
                 np.testing.assert_array_equal(block[:size, :size], expected)
                 assert (np.diff(blocks.rows[row].astype(np.int64) * (size + 1) + blocks.columns[row]) >= 0).all()
     with pytest.raises(ValueError, match="must add up to the 18 nodes"):
-        shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), symmetric=False), (13, 6), num_devices, "x")
+        shard_adjacency(make_adjacency(scipy.sparse.csr_array(dense), ("user",)), (13, 6), num_devices, "x")
 
 
 @pytest.mark.parametrize("num_devices", [3, 8, 70])
 def test_the_cut_sampler_holds_every_users_items(num_devices):
-    sampler = make_sampler(experiment_of("lightgcn", "data").dataset, "strict")
+    sampler = make_sampler(placement_of("lightgcn", "data", 1).experiment.dataset, "strict")
     cut = cut_sampler(sampler, num_devices)
     held = -(-NUM_USERS // num_devices)
     pointers, excluded = cut.indptr.reshape(num_devices, held + 1), cut.excluded.reshape(num_devices, -1)
@@ -321,4 +334,4 @@ def test_the_cut_sampler_holds_every_users_items(num_devices):
 
 
 if __name__ == "__main__":
-    by_row(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    by_row(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

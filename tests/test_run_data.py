@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from rearm_jax import experiment as experiments
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.inference.trained import load_trained
+from rearm_jax.training import run_data
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.digest import read_record, write_record
 from rearm_jax.training.loop import train
@@ -38,7 +38,7 @@ def run(tmp_path, monkeypatch):
     """(folder of data, run folder), after which graphs may no longer be built."""
     write_data(tmp_path / "data")
     train(open_experiment(config(tmp_path / "data"), tmp_path / "run"), str(tmp_path / "run"))
-    monkeypatch.setattr(experiments, "build_graphs", lambda *_: pytest.fail("built graphs"))
+    monkeypatch.setattr(run_data, "make_experiment", lambda *_: pytest.fail("built graphs"))
     return tmp_path / "data", tmp_path / "run"
 
 

@@ -7,12 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rearm_jax.experiment import build_experiment, init_params, make_optimizer
-from rearm_jax.training.parallel import Shard
-from rearm_jax.training.sampling import Batch, make_sampler
-from rearm_jax.training.step import PARTS, TrainState, draw_order, loss_share, steps_per_epoch, train_step, train_steps
+from rearm_jax.data.synthetic import make_synthetic
+from rearm_jax.experiment import abstract_params, build_experiment, init_params, make_optimizer
+from rearm_jax.models.rearm import REARM
+from rearm_jax.parallel.rows import ALONE, Shard
+from rearm_jax.recommender.contract import Batch
+from rearm_jax.training.sampling import make_sampler
+from rearm_jax.training.step import TrainState, draw_order, loss_share, steps_per_epoch, train_step, train_steps
 from tests.conftest import tiny_config
 
+PARTS = ("bpr", "contrastive", "orthogonal", "l2")
+ONE_MODALITY = {
+    "data__modalities": ("text",),
+    "graph__user_modality_weights": (1.0,),
+    "graph__item_modality_weights": (1.0,),
+}
 LOSS = {"loss__contrastive_weight": 0.02, "loss__orthogonal_weight": 0.3, "loss__l2_weight": 0.1}
 
 
@@ -39,6 +48,7 @@ def random_batch(experiment, size: int, seed: int = 0) -> Batch:
 def numpy_loss(config, out, batch: Batch) -> dict[str, float]:
     """The parts of the loss of a whole batch, written down once more (design: BPR, InfoNCE, orthogonality, L2)."""
     out = jax.tree.map(lambda x: np.asarray(x, np.float64), out)
+    views = out.views
     users, positives, negatives = (ids[batch.mask] for ids in batch[:3])
     margin = np.sum(out.users[users] * (out.items[positives] - out.items[negatives]), axis=1)
 
@@ -58,21 +68,21 @@ def numpy_loss(config, out, batch: Batch) -> dict[str, float]:
     items = np.concatenate([positives, negatives])
     squares = sum(
         np.sum(table[ids] ** 2)
-        for table, ids in ((out.user_ids, users), (out.item_ids, positives), (out.item_ids, negatives))
+        for table, ids in ((views["user_ids"], users), (views["item_ids"], positives), (views["item_ids"], negatives))
     )
     return {
         "bpr": np.mean(np.log1p(np.exp(-margin))),
         "contrastive": config.contrastive_weight
-        * (contrastive(out.modal_users, users) + contrastive(out.modal_items, items)),
+        * (contrastive(views["modal_users"], users) + contrastive(views["modal_items"], items)),
         "orthogonal": config.orthogonal_weight
-        * (orthogonal(out.modal_users, users) + orthogonal(out.modal_items, positives)),
+        * (orthogonal(views["modal_users"], users) + orthogonal(views["modal_items"], positives)),
         "l2": config.l2_weight / 2 * squares / len(users),
     }
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_shares_of_the_devices_add_up_to_the_loss(rearm, count):
-    params, graphs, key = init_params(rearm), rearm.graphs, jax.random.key(7)
+    params, graphs, key = init_params(rearm), rearm.inputs, jax.random.key(7)
     batch = random_batch(rearm, 37)
     out = rearm.model.apply({"params": params}, graphs, train=True, rngs={"dropout": key})
     expected = numpy_loss(rearm.config.loss, out, batch)
@@ -80,11 +90,7 @@ def test_the_shares_of_the_devices_add_up_to_the_loss(rearm, count):
 
     padded = jax.tree.map(Shard(0, count).pad, batch)
     assert padded.users.shape[0] % count == 0
-    share = jax.jit(
-        lambda index: loss_share(
-            rearm.model.apply, rearm.config.loss, params, graphs, padded, key, Shard(index, count, None)
-        )
-    )
+    share = jax.jit(lambda index: loss_share(rearm.model, params, graphs, padded, key, Shard(index, count)))
     loss, parts = jax.tree.map(lambda *shares: sum(map(float, shares)), *map(share, range(count)))
     assert set(parts) == set(PARTS)
     for name, value in expected.items():
@@ -94,9 +100,8 @@ def test_the_shares_of_the_devices_add_up_to_the_loss(rearm, count):
 
 def test_a_batch_without_a_valid_row_has_loss_zero(rearm):
     batch = random_batch(rearm, 8)._replace(mask=np.zeros(8, bool))
-    apply, config = rearm.model.apply, rearm.config.loss
     share = jax.jit(
-        jax.value_and_grad(lambda p: loss_share(apply, config, p, rearm.graphs, batch, jax.random.key(0), Shard())[0])
+        jax.value_and_grad(lambda p: loss_share(rearm.model, p, rearm.inputs, batch, jax.random.key(0), ALONE)[0])
     )
     loss, grads = share(init_params(rearm))
     assert loss == 0
@@ -106,13 +111,10 @@ def test_a_batch_without_a_valid_row_has_loss_zero(rearm):
 @pytest.fixture(scope="module")
 def epoch_of(rearm):
     """(state, number of steps) -> (state, sums, last), as the loop calls it."""
-    steps = functools.partial(
-        train_steps, rearm.model.apply, rearm.tx, rearm.config.loss, rearm.config.batch_size, Shard()
-    )
-    compiled = jax.jit(steps)
+    compiled = jax.jit(functools.partial(train_steps, rearm.model, rearm.tx, rearm.config.batch_size, ALONE))
     sampler = jax.device_put(make_sampler(rearm.dataset, "strict"))
-    draw = jax.jit(functools.partial(draw_order, len(rearm.dataset.train), rearm.config.batch_size, Shard()))
-    return lambda state, num_steps: compiled(state, rearm.graphs, sampler, draw(state), np.int32(num_steps))
+    draw = jax.jit(functools.partial(draw_order, len(rearm.dataset.train), rearm.config.batch_size, ALONE))
+    return lambda state, num_steps: compiled(state, rearm.inputs, sampler, draw(state), np.int32(num_steps))
 
 
 def test_cutting_an_epoch_into_calls_changes_nothing(rearm, epoch_of):
@@ -138,6 +140,24 @@ def test_metrics_of_a_step(rearm, epoch_of):
     assert set(sums) == {"loss", "grad_norm", *PARTS}
     np.testing.assert_allclose(last["loss"], sum(last[name] for name in PARTS), rtol=1e-6)
     assert sums == last
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, {"bpr", "contrastive", "orthogonal"}),
+        ({"loss__contrastive_weight": 0.0}, {"bpr", "orthogonal"}),
+        ({"loss__orthogonal_weight": 0.0, "loss__l2_weight": 1.0}, {"bpr", "contrastive", "l2"}),
+        (ONE_MODALITY, {"bpr"}),
+        ({"model__name": "lightgcn"}, {"bpr", "l2"}),
+        ({"model__name": "lightgcn", "loss__l2_weight": 0.0}, {"bpr"}),
+    ],
+)
+def test_a_part_of_weight_0_is_not_computed(changes, parts):
+    experiment = build_experiment(tiny_config(**changes))
+    args = abstract_params(experiment), experiment.inputs, random_batch(experiment, 8), jax.random.key(0)
+    _, found = jax.eval_shape(lambda *args: loss_share(experiment.model, *args, ALONE), *args)
+    assert set(found) == parts
 
 
 def test_a_non_finite_step_ends_the_call(rearm, epoch_of):
@@ -173,11 +193,9 @@ def test_meta_projections_neither_move_nor_decay(rearm, epoch_of):
 
 def test_meta_projections_can_be_trained():
     experiment = build_experiment(tiny_config(model__num_layers=1, model__train_meta_projection=True))
-    step = jax.jit(
-        functools.partial(train_step, experiment.model.apply, experiment.tx, experiment.config.loss, shard=Shard())
-    )
+    step = jax.jit(functools.partial(train_step, experiment.model, experiment.tx, shard=ALONE))
     state = new_state(experiment)
-    after, _ = step(state, experiment.graphs, random_batch(experiment, 64))
+    after, _ = step(state, experiment.inputs, random_batch(experiment, 64))
     assert all(moves for _, moves in moved(state.params, after.params).values())
 
 
@@ -236,11 +254,11 @@ def test_steps_of_lightgcn_match_numpy():
 
     state = new_state(experiment)
     reference = NumpyAdamW(state.params, rate=1e-2, decay=0.1)
-    step = jax.jit(functools.partial(train_step, experiment.model.apply, experiment.tx, config.loss, shard=Shard()))
+    step = jax.jit(functools.partial(train_step, experiment.model, experiment.tx, shard=ALONE))
     for seed in range(4):
         batch = random_batch(experiment, 64, seed)
         loss, grads = loss_and_grads(reference.params, batch)
-        state, metrics = step(state, experiment.graphs, batch)
+        state, metrics = step(state, experiment.inputs, batch)
         reference.step(grads)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
         norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
@@ -251,7 +269,8 @@ def test_steps_of_lightgcn_match_numpy():
 
 def apply_updates(config, params, grads_of_steps, num_interactions=100):
     """Parameters after each step of make_optimizer's transformation."""
-    tx = make_optimizer(config, num_interactions)
+    model = REARM.make(config, make_synthetic(3, 3, 3, 2, 0, config.data.modalities))
+    tx = make_optimizer(config, num_interactions, model)
     opt_state, path = tx.init(params), []
     for grads in grads_of_steps:
         updates, opt_state = tx.update(grads, opt_state, params)

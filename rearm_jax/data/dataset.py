@@ -52,7 +52,7 @@ def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: 
     """Reads a folder in any layout of formats.py. Pickles inside the files are refused, never run.
 
     Args:
-        root: the folder.
+        root: the folder; ~ stands for the home folder.
         modalities: names, in the order they shall have everywhere.
         num_users: number of users; 0 takes as many as there are user ids, or else the largest number of a user + 1.
 
@@ -60,7 +60,7 @@ def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: 
         DataError: a file is missing or cannot be read, or `make_dataset` refuses what it holds.
     """
     check_modalities(modalities)
-    return _validated(read_folder(os.fspath(root), modalities), num_users)
+    return _validated(read_folder(os.path.expanduser(root), modalities), num_users)
 
 
 def make_dataset(
@@ -77,8 +77,8 @@ def make_dataset(
     without interactions, zero feature rows, and users who interacted with every item are legal.
 
     Args:
-        train, valid, test: integer (2, n) or (n, 2), [user, item]. A (2, 2) array is taken as the original's (2, n):
-            first row users, second row items.
+        train, valid, test: integer (2, n) or (n, 2), [user, item]. A (2, 2) array lies as the others do; where they do
+            not tell, it is refused unless both ways give the same pairs.
         features: modality name -> floating-point (num_items, d_m); row i belongs to item id i.
         num_users: number of users; 0 takes as many as `labels` names, or else the largest user id of the splits + 1.
         labels: any of "user_ids" (num_users,), "item_ids" and "item_names" (num_items,), text or integers.
@@ -99,7 +99,8 @@ def make_dataset(
 
 def _validated(folder: Folder, num_users: int) -> Dataset:
     files = {split: table.file for split, table in folder.splits.items()}
-    pairs = {split: _checked_pairs(table) for split, table in folder.splits.items()}
+    by_row = _lie_by_row(folder)
+    pairs = {split: _checked_pairs(table, by_row) for split, table in folder.splits.items()}
     features = {modality: _checked_features(table) for modality, table in folder.features.items()}
     num_items = _common_num_items(features, folder.features)
     if not 0 <= num_users <= _MAX_ID + 1:
@@ -188,12 +189,24 @@ def check_modalities(modalities: Sequence[str]) -> None:
         raise DataError(f"data.modalities is {tuple(modalities)!r}: every modality may be named once only")
 
 
-def _checked_pairs(table: Table) -> np.ndarray:
-    """Interactions as int64 (n, 2) with ids from 0 to _MAX_ID, not empty."""
+def _lie_by_row(folder: Folder) -> bool | None:
+    """Whether a (2, 2) array has an interaction in each row, as the other splits lie; None: nothing tells."""
+    shapes = [np.shape(table.array) for table in folder.splits.values()]
+    by_row = {shape[0] != 2 for shape in shapes if len(shape) == 2 and shape.count(2) == 1}
+    return by_row.pop() if len(by_row) == 1 else folder.by_row
+
+
+def _checked_pairs(table: Table, by_row: bool | None) -> np.ndarray:
+    """Interactions as int64 (n, 2) with ids from 0 to _MAX_ID, not empty; by_row: of a (2, 2) array."""
     array = np.asarray(table.array)
     if array.ndim != 2 or 2 not in array.shape:
         raise DataError(f"{table.file}: the shape is {array.shape}, and must be (2, n) or (n, 2): user and item ids")
-    pairs = array.T if array.shape[0] == 2 else array
+    if array.shape == (2, 2) and by_row is None and array.dtype.kind in "iu" and array[0, 1] != array[1, 0]:
+        raise DataError(
+            f"{table.file}: the shape is (2, 2), and the other splits do not tell whether its rows are interactions. "
+            "Save all three the same way round, or, where each has two interactions, in MMRec's layout"
+        )
+    pairs = array.T if array.shape[0] == 2 and not (by_row and array.shape == (2, 2)) else array
     if not len(pairs):
         raise DataError(f"{table.file}: the split is empty (shape {array.shape}); every split needs an interaction")
     if pairs.dtype.kind == "f":

@@ -261,7 +261,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m rearm_jax.data.download", description="Downloads a data set.")
     parser.add_argument("name", choices=DATASETS)
-    parser.add_argument("--root", default="data", help="where the folder NAME shall be (default: data)")
+    parser.add_argument(
+        "--root", type=os.path.expanduser, default="data", help="where the folder NAME shall be (default: data)"
+    )
     parser.add_argument("--revision", default="main", help="branch, tag or commit of the repository (default: main)")
     arguments = parser.parse_args(argv)
     flags.FLAGS.mark_as_parsed()  # there are none; absl warns of early messages otherwise

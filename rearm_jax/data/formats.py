@@ -1,7 +1,7 @@
 """The layouts of data folders that are understood. What is in a folder says which one it is.
 
 Original: `train.npy`, `valid.npy`, `test.npy` hold [user, item] ids, and `<modality>_feat.npy` one row of features per
-item.
+item. A split of two interactions lies as the other splits do, or, in a folder that prepare.py made, (n, 2).
 
 MMRec (Zhou, 2023, arXiv 2302.03497): `NAME.inter`, tab-separated, with a header that has the columns userID, itemID
 and x_label (0 train, 1 validation, 2 test), and the same feature files. `u_id_mapping.csv` and `i_id_mapping.csv`,
@@ -26,6 +26,7 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.data import tsv
+from rearm_jax.data.folder import REPORT_FILE
 from rearm_jax.data.labels import check_labels, read_labels
 from rearm_jax.data.npy import open_npy
 from rearm_jax.errors import DataError
@@ -52,11 +53,13 @@ class Folder(NamedTuple):
         splits: "train", "valid", "test" -> (2, n) or (n, 2), users and items.
         features: modality -> (num_items, d_m), in the order asked for.
         labels: any of "user_ids", "item_ids", "item_names" -> (n,).
+        by_row: whether splits are (n, 2), so that (2, 2) can be told; None: the folder does not say.
     """
 
     splits: dict[str, Table]
     features: dict[str, Table]
     labels: dict[str, Table]
+    by_row: bool | None = None
 
 
 def read_folder(root: str, modalities: Sequence[str]) -> Folder:
@@ -96,7 +99,8 @@ def read_folder(root: str, modalities: Sequence[str]) -> Folder:
         return _read_recbole(root, present, typed, modalities, labels)
     tables = _open_tables(root, present, (*SPLITS, *_feature_stems(modalities)))
     features = dict(zip(modalities, tables[len(SPLITS) :], strict=True))
-    return Folder(dict(zip(SPLITS, tables, strict=False)), features, labels)
+    by_row = True if REPORT_FILE in present else None
+    return Folder(dict(zip(SPLITS, tables, strict=False)), features, labels, by_row)
 
 
 def _read_mmrec(
@@ -122,7 +126,7 @@ def _read_mmrec(
         if name in present and stem not in labels:
             labels[stem] = _read_mapping(os.path.join(root, name), column)
     tables = _open_tables(root, present, _feature_stems(modalities))
-    return Folder(splits, dict(zip(modalities, tables, strict=True)), labels)
+    return Folder(splits, dict(zip(modalities, tables, strict=True)), labels, by_row=False)
 
 
 def _read_mapping(path: str, column: str) -> Table:
@@ -193,7 +197,7 @@ def _read_recbole(
         splits[split] = Table(_pairs(ids), path, lines)
     if not users_given:
         labels["user_ids"] = Table(np.array(list(users), str), f"the user_id column of {name}.*.inter")
-    return Folder(splits, features, labels)
+    return Folder(splits, features, labels, by_row=False)
 
 
 def _read_item_file(path: str, modalities: Sequence[str]) -> tuple[Table, dict[str, Table]]:

@@ -1,4 +1,4 @@
-"""Reads interactions in a stream, and numbers users and items. Rows are counted from 1, a line of names left out."""
+"""Reads interactions in a stream, and numbers users and items."""
 
 import dataclasses
 import os
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from absl import logging
 
-from rearm_jax.data.tables import ITEM_COLUMNS, NUMBER, as_id, column_names, pick_column, readable, scan_table
+from rearm_jax.data.ids import cut_blanks, refuse_two_spellings
+from rearm_jax.data.reading import Reading
+from rearm_jax.data.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
+from rearm_jax.data.times import as_number, as_times
 from rearm_jax.errors import DataError
 
 USER_COLUMNS = ("user_id", "userId", "reviewerID", "user")
 RATING_COLUMNS = ("rating", "overall")
 TIME_COLUMNS = ("timestamp", "unixReviewTime", "time")
 _MAX_ID_LENGTH = 256  # the files of ids have the width of the longest
-_DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,10 @@ class Interactions:
         users, items: int64 (n,), numbers into the ids.
         times: float64 (n,), of any unit; None if they were not asked for.
         user_ids, item_ids: text of each number, numpy `<U`; also of those whose rows all have a low rating.
-        num_blank: rows that named neither user nor item.
+        num_blank: rows that held nothing in any column.
         num_low: rows with a rating under the least one; they are in none of the arrays.
+        num_cut: ids of users and of items, row by row, that had blanks around them.
+        num_naive: times without an offset from UTC, taken as UTC, where other times have one; 0 where none has.
     """
 
     users: np.ndarray
@@ -37,6 +42,8 @@ class Interactions:
     item_ids: np.ndarray
     num_blank: int
     num_low: int
+    num_cut: int
+    num_naive: int
 
 
 def read_interactions(
@@ -48,6 +55,7 @@ def read_interactions(
     time_column: str | None = None,
     min_rating: float | None = None,
     with_times: bool = False,
+    reading: Reading | None = None,
 ) -> Interactions:
     """Reads the interactions of one or more files, each of any format; 21 bytes an interaction stay in memory.
 
@@ -55,36 +63,48 @@ def read_interactions(
         paths: the files.
         user_column, item_column, rating_column, time_column: names; None: the first of USER_COLUMNS and so on.
         min_rating: rows with a lower one are counted and left out; None: ratings are not looked at.
-        with_times: whether times are read: numbers, or dates (ISO 8601 without another zone than Z).
+        with_times: whether times are read: numbers, or dates (times.py).
+        reading: how text is read; it has the account of every file's lines afterwards.
 
     Raises:
-        DataError: a file cannot be read, a column is not there, or a value is missing or not what it must be; the
-            message names file and row.
+        DataError: a file cannot be read, a column is not there, a value is missing or not what it must be (the message
+            names file and row), or one id has two spellings.
     """
     user_type, item_type = pl.Categorical(pl.Categories.random()), pl.Categorical(pl.Categories.random())
-    parts = []
+    reading = reading or Reading()
+    wanted = [
+        USER_COLUMNS if user_column is None else (user_column,),
+        ITEM_COLUMNS if item_column is None else (item_column,),
+        RATING_COLUMNS if rating_column is None else (rating_column,),
+        TIME_COLUMNS if time_column is None else (time_column,),
+    ]
+    parts, num_cut = [], 0
     for path in paths:
-        table = scan_table(path)
+        table = scan_table(path, reading, wanted)
         names = column_names(table, path)
-        user = pick_column(names, user_column, USER_COLUMNS, path, "users", "--user-column")
-        item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "--item-column")
-        columns = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
+        user = pick_column(names, user_column, USER_COLUMNS, path, "users", "--user_column")
+        item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "--item_column")
+        raw = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
+        columns = {side: cut_blanks(text) for side, text in raw.items()}
         sources = {"user": user, "item": item}
         if min_rating is not None:
-            rating = pick_column(names, rating_column, RATING_COLUMNS, path, "ratings", "--rating-column")
-            number = _as_number(rating)
-            columns["low"] = pl.when(number.is_finite()).then(number < min_rating)
+            rating = pick_column(names, rating_column, RATING_COLUMNS, path, "ratings", "--rating_column")
+            columns["low"] = as_number(rating) < min_rating
             sources["low"] = rating
         if with_times:
-            time = pick_column(names, time_column, TIME_COLUMNS, path, "times", "--time-column")
-            columns["time"] = _as_time(table, time, path)
+            time = pick_column(names, time_column, TIME_COLUMNS, path, "times", "--time_column")
+            columns["time"] = as_times(table, time, path)
             sources["time"] = time
         typed = {**columns, "user": columns["user"].cast(user_type), "item": columns["item"].cast(item_type)}
+        are_cut = {f"{side} is cut": text != columns[side] for side, text in raw.items()}
         with readable(path):
-            part = table.select(**typed).collect(engine="streaming")
-        _refuse_missing(part, table, columns, sources, path)
-        parts.append(part)
+            part = table.select(**typed, **are_cut).collect(engine="streaming")
+        part = part.unnest("time") if with_times else part
+        _refuse_missing(part, table, columns, sources, path, reading)
+        num_cut += sum(int(part[name].sum()) for name in are_cut)
+        parts.append(part.drop(are_cut))
 
+    num_naive = _count_naive(parts, paths) if with_times else 0
     rows = pl.concat(parts)
     num_rows = len(rows)
     rows = rows.filter(pl.col("user").is_not_null())
@@ -97,25 +117,7 @@ def read_interactions(
         enough = ~rows["low"].to_numpy()
         num_low = len(rows) - int(enough.sum())
         users, items, times = users[enough], items[enough], None if times is None else times[enough]
-    return Interactions(users, items, times, user_ids, item_ids, num_blank, num_low)
-
-
-def _as_number(name: str) -> pl.Expr:
-    return pl.col(name).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-
-
-def _as_time(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr:
-    """Finite numbers, or null."""
-    column, dtype = pl.col(name), table.collect_schema()[name]
-    if dtype.is_temporal():
-        return column.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64)
-    with readable(path):
-        first = table.select(column.cast(pl.String).drop_nulls().head(1)).collect(engine="streaming")
-    if len(first) and not NUMBER.fullmatch(first.item()):
-        dates = [column.str.to_datetime(form, time_unit="us", strict=False) for form in _DATE_FORMATS]
-        return pl.coalesce(dates).dt.epoch("us").cast(pl.Float64)
-    number = _as_number(name)
-    return pl.when(number.is_finite()).then(number)
+    return Interactions(users, items, times, user_ids, item_ids, num_blank, num_low, num_cut, num_naive)
 
 
 def _refuse_missing(
@@ -124,36 +126,64 @@ def _refuse_missing(
     columns: dict[str, pl.Expr],
     sources: dict[str, str],
     path: str | os.PathLike,
+    reading: Reading,
 ) -> None:
-    """Raises DataError for the first row that lacks a value; rows without user and item are blank, and fine."""
-    blank = pl.col("user").is_null() & pl.col("item").is_null()
-    bad = ~blank & pl.any_horizontal(pl.col(name).is_null() for name in columns)
-    if not part.select(bad.any()).item():
+    """Raises DataError for the first row that lacks a value; a row with nothing in any column is blank, and fine."""
+    if not any(part[name].has_nulls() for name in columns):
         return
-    # Read again, with the values as they are in the file: only now are row numbers worth their time.
+    # Read again, with the values as they are in the file: only now are row numbers and other columns worth their time.
     raw = {f"raw {name}": pl.col(source).cast(pl.String) for name, source in sources.items()}
+    checked = table.select(**columns, **raw, blank=pl.all_horizontal(pl.all().is_null())).with_row_index("row", 1)
+    checked = checked.unnest("time") if "time" in columns else checked
+    bad = ~pl.col("blank") & pl.any_horizontal(pl.col(name).is_null() for name in columns)
     with readable(path):
-        row = table.select(**columns, **raw).with_row_index("row", 1).filter(bad).head(1).collect(engine="streaming")
+        row = checked.filter(bad).head(1).collect(engine="streaming")
+    if not len(row):
+        return
     name = next(name for name in columns if row[name].item() is None)
-    value, where = row[f"raw {name}"].item(), f"{path}, row {row['row'].item()}, column {sources[name]!r}"
+    value, where = row[f"raw {name}"].item(), f"{reading.where(path, row['row'].item())}, column {sources[name]!r}"
     if value is None or not value.strip():
         raise DataError(f"{where}: the value is missing; mend the row or remove it")
     wanted = "a finite number" if name == "low" else "a finite number, nor a date such as 2014-05-03T12:00:00"
     raise DataError(f"{where}: {value!r} is not {wanted}")
 
 
+def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLike]) -> int:
+    """Dates without an offset, where others have one.
+
+    Raises:
+        DataError: one file has numbers, and another dates.
+    """
+    numbers, dates, num_naive, num_with_offset = [], [], 0, 0
+    for path, part in zip(paths, parts, strict=True):
+        is_date = part["has_offset"].is_not_null()
+        if is_date.any():
+            dates.append(path)
+        elif part["time"].is_not_null().any():
+            numbers.append(path)
+        num_with = int(part["has_offset"].sum())
+        num_with_offset += num_with
+        num_naive += int(is_date.sum()) - num_with
+    if dates and numbers:
+        raise DataError(f"{numbers[0]} has numbers as times, and {dates[0]} has dates: give all files the same kind")
+    if not (num_with_offset and num_naive):
+        return 0
+    logging.warning("%d times have no offset from UTC, where %d have one: taken as UTC", num_naive, num_with_offset)
+    return num_naive
+
+
 def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of categorical ids in the order of the ids, and the ids."""
     seen = pl.DataFrame({"id": ids.unique()}).select(code=pl.col("id").to_physical(), id=pl.col("id").cast(pl.String))
     seen = seen.sort(pl.col("id").str.len_chars(), "id")
+    where = ", ".join(map(str, paths))
     for name, rows in (
         (f"has more than {_MAX_ID_LENGTH} characters", seen.filter(pl.col("id").str.len_chars() > _MAX_ID_LENGTH)),
         ("holds a NUL character", seen.filter(pl.col("id").str.contains("\0", literal=True))),
     ):
         if len(rows):
-            raise DataError(
-                f"{', '.join(map(str, paths))}: the id {rows['id'][0][:80]!r} {name}; is it the right column?"
-            )
+            raise DataError(f"{where}: the id {rows['id'][0][:80]!r} {name}; is it the right column?")
+    refuse_two_spellings(seen["id"], where, seen["id"], "the same column")
     codes = seen["code"].to_numpy()
     number = np.zeros(1 + codes.max(initial=0), np.int64)
     number[codes] = np.arange(len(codes))

@@ -74,7 +74,8 @@ def check_labels(labels: np.ndarray, file: str, unique: bool) -> np.ndarray:
     """A read-only copy of labels, text or integers, (n,); `file` is named in messages.
 
     Raises:
-        DataError: another type or shape, text that is no Unicode, or a label twice where they must be unique.
+        DataError: another type or shape, text that is no Unicode, or, where they must be unique, a label twice or one
+            that is empty (or nothing but blanks).
     """
     labels = np.array(labels)
     if labels.dtype.kind not in "Uiu":
@@ -88,6 +89,9 @@ def check_labels(labels: np.ndarray, file: str, unique: bool) -> np.ndarray:
             row, column = divmod(int(np.argmax(bad)), codes.shape[1])
             raise DataError(f"{file}, row {row}: character {column} is {codes[row, column]:#x}, which is no Unicode")
     if unique:
+        empty = labels.dtype.kind == "U" and np.strings.strip(labels) == ""
+        if np.any(empty):
+            raise DataError(f"{file}, row {np.argmax(empty)}: the id is empty; give every row one")
         _, first, counts = np.unique(labels, return_index=True, return_counts=True)
         if (counts > 1).any():
             row = int(first[counts > 1].min())

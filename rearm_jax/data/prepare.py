@@ -1,10 +1,10 @@
 """From raw files to a data folder: python -m rearm_jax.data.prepare --interactions FILE ... --out DIR
 
 python -m rearm_jax.data.prepare --interactions ml-100k.inter --items ml-100k.item --text text=movie_title \
-  --text genres=class --name-column movie_title,release_year --min-rating 4 --k-core 5 --out data/ml-100k
+  --text genres=class --name_column movie_title,release_year --min_rating 4 --k_core 5 --out data/ml-100k
 
 The folder holds the splits, one file of features per modality, the ids and names of the rows, and prepare.json: the
-settings, what was kept, what was dropped and why. In this order: rows under --min-rating are dropped, pairs that repeat
+settings, what was kept, what was dropped and why. In this order: rows under --min_rating are dropped, pairs that repeat
 are kept once, the k-core is taken, and what is left is split (splitting.py tells how).
 """
 
@@ -23,6 +23,7 @@ from rearm_jax.data.folder import write_folder
 from rearm_jax.data.interactions import read_interactions
 from rearm_jax.data.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
 from rearm_jax.data.prepare_options import Settings, check, parse
+from rearm_jax.data.reading import Reading
 from rearm_jax.data.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
 from rearm_jax.errors import DataError, RearmError
 
@@ -42,16 +43,21 @@ def prepare(settings: Settings) -> dict:
     start = time.monotonic()
     modalities = check(settings)
     counts: dict[str, int] = {}
-    arrays = _interaction_arrays(settings, counts)
-    arrays.update(_item_arrays(settings, arrays["item_ids"], counts))
+    readings = settings.reading_interactions(), settings.reading_items()
+    arrays = _interaction_arrays(settings, readings[0], counts)
+    arrays.update(_item_arrays(settings, arrays["item_ids"], readings[1], counts))
+    accounts = [found.account for reading in readings for found in reading.found.values()]
     report = {
         "settings": dataclasses.asdict(settings),
         "modalities": {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities},
         "counts": counts,
+        "lines": {account.path: account.as_dict() for account in accounts},
         "versions": _versions(),
         "seconds": round(time.monotonic() - start, 1),
     }
     write_folder(settings.out, arrays, report, settings.overwrite)
+    for account in accounts:
+        logging.info("%s", account)
     width = max(map(len, counts))
     logging.info("%s", "\n".join(f"{what:{width}}{number:>13,}" for what, number in counts.items()))
     flag = "".join(f'"{name}",' for name in modalities)
@@ -59,7 +65,7 @@ def prepare(settings: Settings) -> dict:
     return report
 
 
-def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str, np.ndarray]:
+def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, int]) -> dict[str, np.ndarray]:
     """Splits and ids, by the stems of their files."""
     read = read_interactions(
         settings.interactions,
@@ -69,11 +75,16 @@ def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str,
         time_column=settings.time_column,
         min_rating=settings.min_rating,
         with_times=settings.split != "random",
+        reading=reading,
     )
     users, items, times = read.users, read.items, read.times
     counts["rows read"] = len(users) + read.num_blank + read.num_low
+    counts["ids with blanks around them (cut)"] = read.num_cut
+    if settings.split != "random":
+        counts["times without an offset beside some with one (taken as UTC)"] = read.num_naive
     counts["dropped: blank rows"] = read.num_blank
-    counts[f"dropped: rating below {settings.min_rating}"] = read.num_low
+    if settings.min_rating is not None:
+        counts[f"dropped: rating below {settings.min_rating}"] = read.num_low
     keep = deduplicate(users, items, times, "last" if settings.duplicates == "last" else "first")
     if settings.duplicates == "refuse" and len(keep) < len(users):
         repeated = np.setdiff1d(np.arange(len(users)), keep)
@@ -83,8 +94,8 @@ def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str,
     core = keep[k_core(users[keep], items[keep], settings.k_core)]
     if not len(core):
         raise DataError(
-            f"no interaction is left: of {counts['rows read']} rows, {read.num_low} have a rating below --min-rating "
-            f"{settings.min_rating} and the {settings.k_core}-core of the other {len(keep)} is empty; lower --k-core"
+            f"no interaction is left: of {counts['rows read']} rows, {read.num_low} have a rating below --min_rating "
+            f"{settings.min_rating} and the {settings.k_core}-core of the other {len(keep)} is empty; lower --k_core"
         )
     counts[f"dropped: outside the {settings.k_core}-core"] = len(keep) - len(core)
     counts["dropped: users with no row left"] = len(read.user_ids) - len(np.unique(users[core]))
@@ -107,17 +118,24 @@ def _interaction_arrays(settings: Settings, counts: dict[str, int]) -> dict[str,
     return {**pairs_of, "user_ids": read.user_ids[kept_users], "item_ids": read.item_ids[kept_items]}
 
 
-def _item_arrays(settings: Settings, item_ids: np.ndarray, counts: dict[str, int]) -> dict[str, np.ndarray]:
+def _item_arrays(
+    settings: Settings, item_ids: np.ndarray, reading: Reading, counts: dict[str, int]
+) -> dict[str, np.ndarray]:
     """Names and features, by the stems of their files. What is cheap to read is read first: errors come early."""
     arrays: dict[str, np.ndarray] = {}
-    pictures = None if settings.images is None else find_pictures(settings.images, item_ids)
+    pictures, num_others = None, 0
+    if settings.images is not None:
+        pictures, num_others = find_pictures(settings.images, item_ids)
     columns = {column: None for _, named in settings.text for column in named} | dict.fromkeys(settings.name_column)
     texts: dict[str, list[str]] = {}
-    if columns:
-        texts, absent, again = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column)
-        counts["items without a row in --items"] = absent
-        counts["dropped: rows of --items whose item had one"] = again
-        if absent == len(item_ids):
+    if settings.items:
+        texts, seen = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column, reading)
+        counts["items without a row in --items"] = seen["absent"]
+        counts["items of --items without interactions that were kept"] = seen["others"]
+        counts["ids of --items with blanks around them (cut)"] = seen["cut"]
+        counts["dropped: blank rows of --items"] = seen["blank"]
+        counts["dropped: rows of --items whose item had one"] = seen["again"]
+        if seen["absent"] == len(item_ids):
             raise DataError(
                 f"{', '.join(settings.items)}: none of the interactions' items is there; check the id columns"
             )
@@ -128,8 +146,10 @@ def _item_arrays(settings: Settings, item_ids: np.ndarray, counts: dict[str, int
         counts["names shortened to 200 characters"] = cut
     for name, path in settings.features:
         ids_path = dict(settings.feature_ids).get(name)
-        arrays[f"{name}_feat"], absent = read_features(path, ids_path, item_ids, settings.item_id_column)
-        counts[f"{name}: items without features (zero rows)"] = absent
+        arrays[f"{name}_feat"], seen = read_features(path, ids_path, item_ids, settings.item_id_column)
+        counts[f"{name}: items without features (zero rows)"] = seen["absent"]
+        counts[f"{name}: features of items without interactions that were kept"] = seen["others"]
+        counts[f"{name}: ids with blanks around them (cut)"] = seen["cut"]
     batch_size, device, cache = settings.batch_size, settings.device, settings.cache
     for name, named in settings.text:
         joined = join_texts([texts[column] for column in named])
@@ -139,6 +159,7 @@ def _item_arrays(settings: Settings, item_ids: np.ndarray, counts: dict[str, int
     if pictures is not None:
         arrays["image_feat"], seen = encode_images(pictures, settings.image_model, batch_size, device, cache)
         counts["image: items without a picture (zero rows)"] = seen["missing"]
+        counts["image: pictures of no item that was kept"] = num_others
     return arrays
 
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rearm_jax.data.dataset import Dataset, group_by_user
+from rearm_jax.data.dataset import Dataset
 from rearm_jax.evaluation.metrics import split_metrics
-from rearm_jax.evaluation.ranking import UserBlocks, make_blocks, rank_items, rank_scores
+from rearm_jax.evaluation.ranking import UserBlocks, rank_items, rank_scores
+from rearm_jax.evaluation.splits import blocks_and_positives
 
 
 def most_popular_scores(train: np.ndarray, num_items: int) -> np.ndarray:
@@ -31,7 +32,7 @@ def most_popular_metrics(dataset: Dataset, split: str, ks: Sequence[int], block_
     Raises:
       ValueError: a cut-off is below 1 or larger than the number of items.
     """
-    blocks, positives = _blocks_and_positives(dataset, split, block_size)
+    blocks, positives = blocks_and_positives(dataset, split, block_size)
     user_vectors = jnp.ones((dataset.num_users, 1))
     item_vectors = most_popular_scores(dataset.train, dataset.num_items)[:, None]
     top_items, _ = jax.jit(rank_items, static_argnames="k")(user_vectors, item_vectors, blocks, k=max(ks))
@@ -48,7 +49,7 @@ def random_metrics(
 
     Args and Raises: as `most_popular_metrics`; `seed`: of the scores.
     """
-    blocks, positives = _blocks_and_positives(dataset, split, block_size)
+    blocks, positives = blocks_and_positives(dataset, split, block_size)
     key = jax.random.key(seed)
 
     def user_scores(user: jax.Array) -> jax.Array:
@@ -59,11 +60,3 @@ def random_metrics(
         return jax.lax.map(lambda block: rank_scores(jax.vmap(user_scores)(block.users), block, max(ks))[0], blocks)
 
     return split_metrics(rank(blocks), blocks.users, positives, ks)
-
-
-def _blocks_and_positives(
-    dataset: Dataset, split: str, block_size: int
-) -> tuple[UserBlocks, tuple[np.ndarray, np.ndarray]]:
-    pairs = {"valid": dataset.valid, "test": dataset.test}[split]
-    blocks = make_blocks(np.unique(pairs[:, 0]), group_by_user(dataset.train, dataset.num_users), block_size)
-    return blocks, group_by_user(pairs, dataset.num_users)

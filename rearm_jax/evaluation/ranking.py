@@ -113,17 +113,21 @@ def rank_items(
     """
 
     def rank_block(block: UserBlocks) -> tuple[jax.Array, jax.Array]:
-        # HIGHEST: by default a TPU multiplies in bfloat16 and a GPU may in TF32. With 2-3 digits neighbouring items
-        # tie or swap, and a checkpoint evaluates differently on each platform. The product is a small part of a run.
-        scores = jnp.matmul(
-            user_vectors[block.users],  # a padded user, -1, reads the last row; its list is discarded
-            item_vectors.T,
-            precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
-        )
-        return rank_scores(scores, block, k)
+        return rank_scores(block_scores(user_vectors, item_vectors, block.users), block, k)
 
     return jax.lax.map(rank_block, blocks)
+
+
+def block_scores(user_vectors: jax.Array, item_vectors: jax.Array, users: jax.Array) -> jax.Array:
+    """Dot products of some users, int32 (b,), with all items: float32 (b, num_items). See `rank_items`."""
+    # HIGHEST: by default a TPU multiplies in bfloat16 and a GPU may in TF32. With 2-3 digits neighbouring items tie or
+    # swap, and a checkpoint evaluates differently on each platform. The product is a small part of a run.
+    return jnp.matmul(
+        user_vectors[users],  # a padded user, -1, reads the last row; its list is discarded
+        item_vectors.T,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
 
 
 def rank_scores(scores: jax.Array, block: UserBlocks, k: int) -> tuple[jax.Array, jax.Array]:

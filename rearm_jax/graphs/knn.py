@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, how_to_install
 
 EXACT_UP_TO = 100_000  # nodes that graph.knn = "auto" searches exactly; the paper's data sets stay below 40,000
 LEAST_RECALL = 0.95  # an approximate search that finds less warns
@@ -45,8 +45,8 @@ def check_installed(setting: str) -> None:
         why = f" (more than {EXACT_UP_TO:,} nodes)" if setting == "auto" else ""
         raise ConfigError(
             f'graph.knn = "{setting}": approximate neighbours{why} need faiss, which cannot be imported ({error}). '
-            "Install it with: pip install 'rearm-jax[faiss]' (or faiss-cpu). Or set graph.knn = \"exact\", whose time "
-            "grows with the square of the number of nodes"
+            f'To install it: {how_to_install("faiss")}. Or set graph.knn = "exact", whose time grows with the square '
+            "of the number of nodes"
         ) from error
 
 

@@ -1,4 +1,7 @@
-"""The relations of REARM (arXiv 2508.13745) between users and items, as sparse matrices on the host.
+"""The relations between users and items that models read, as sparse matrices on the host.
+
+Most are those of REARM (arXiv 2508.13745). A kNN graph is searched once, by `knn_graph`; other models' normalisations
+of it are made from the result.
 
 Every graph is a square scipy.sparse.csr_array of float32 with sorted, unique int32 column indices.
 """
@@ -66,7 +69,7 @@ def cooccurrence_graph(
       ValueError: k is not within 1 and n.
     """
     n = incidence.shape[0]
-    _check_k(k, n)
+    check_k(k, n)
     neighbours, scores, lengths = _largest_counts(incidence, k, name)
     if padding is not None:
         # One draw a node, as the published code does it, so that an equal seed gives an equal graph.
@@ -125,13 +128,29 @@ def knn_graph(features: np.ndarray, k: int, name: str = "kNN", method: str = "ex
       ConfigError: the method is "approx", and faiss is not installed.
     """
     n = len(features)
-    _check_k(k, n)
+    check_k(k, n)
     values, neighbours = {"exact": nearest_exact, "approx": nearest_approximate}[method](features, k, name)
     scale = np.float32((k + _EPSILON) ** -0.5)
     indptr = np.arange(n + 1) * k
     return _canonical(
         scipy.sparse.csr_array(((scale * values * scale).ravel(), neighbours.ravel(), indptr), shape=(n, n))
     )
+
+
+def binary_graph(graph: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """D^-1/2 B D^-1/2 with B = 1 where the graph has an entry, and D the row sums of B (+ 1e-7), for both ends.
+
+    Of a kNN graph in which every row has k neighbours, every value is 1 / k (FREEDOM, Zhou & Shen, MM 2023).
+
+    Args:
+      graph: float32 (n, n), such as `knn_graph` gives.
+
+    Returns:
+      float32 (n, n).
+    """
+    degrees = np.diff(graph.indptr) + _EPSILON
+    values = 1 / np.sqrt(np.repeat(degrees, np.diff(graph.indptr))) / np.sqrt(degrees[graph.indices])
+    return _canonical(scipy.sparse.csr_array((values, graph.indices, graph.indptr), shape=graph.shape))
 
 
 def combine(weights: Sequence[float], graphs: Sequence[Callable[[], scipy.sparse.csr_array]]) -> scipy.sparse.csr_array:
@@ -198,6 +217,7 @@ def _canonical(graph: scipy.sparse.sparray) -> scipy.sparse.csr_array:
     return graph
 
 
-def _check_k(k: int, n: int) -> None:
+def check_k(k: int, n: int) -> None:
+    """Raises ValueError unless k neighbours can be found among n nodes."""
     if not 1 <= k <= n:
         raise ValueError(f"the number of neighbours must lie within 1 and the number of nodes, {n}; got {k}")

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from rearm_jax.graphs import adjacency as whole
 from rearm_jax.graphs.adjacency import Adjacency
+from rearm_jax.parallel.rows import pass_on
 
 _PART_COLUMNS = 64  # that go round the ring together, at most
 
@@ -140,14 +141,13 @@ def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
 
 def _ring_part(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
     num_devices = blocks.data.shape[0]
-    to_previous = [(device, (device - 1) % num_devices) for device in range(num_devices)]
 
     def body(step: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         visiting, total = carry
-        arriving = jax.lax.ppermute(visiting, axis, to_previous)  # first, so that it can overlap with the product
+        arriving = pass_on(visiting, num_devices, axis)  # first, so that it can overlap with the product
         return arriving, total + _product(blocks, step, visiting)
 
-    first = jax.lax.ppermute(x, axis, to_previous), _product(blocks, 0, x)
+    first = pass_on(x, num_devices, axis), _product(blocks, 0, x)
     visiting, total = jax.lax.fori_loop(1, num_devices - 1, body, first)
     return total + _product(blocks, num_devices - 1, visiting)
 

@@ -20,19 +20,19 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from rearm_jax.config import parse_flags
+from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError, DataError, RearmError
 from rearm_jax.experiment import Experiment, abstract_params, build_experiment
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_file, check_output_folder, output_file, output_folder
 from rearm_jax.inference.trained import Trained, load_trained
-from rearm_jax.models.torch_weights import from_torch, to_torch
+from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.loop import stopping_value
-from rearm_jax.training.parallel import replicate
-from rearm_jax.training.placement import first_state, place_graphs, table_rows
+from rearm_jax.training.placement import place
+from rearm_jax.training.precision import without_x64
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.run_data import data_sizes
 from rearm_jax.training.run_folder import write_config
@@ -63,15 +63,16 @@ def to_run(weights: str | os.PathLike, config: ConfigDict, workdir: str | os.Pat
     with computed.unlocked():
         computed.parallel = "data"
     experiment = build_experiment(computed)
-    params = replicate(_fitting_params(state, experiment, weights))
-    metrics = Evaluator(experiment, place_graphs(experiment))(params, "valid")
+    placement = place(experiment)
+    params = placement.whole(_fitting_params(state, experiment, weights))
+    metrics = Evaluator(placement, placement.inputs())(params, "valid")
     value = stopping_value(metrics, config)
     progress = Progress(experiment.dataset.content_hash, sizes=data_sizes(experiment.dataset))
     progress.observe(value)
-    rest = first_state(experiment)._replace(opt_state=experiment.tx.init(params)).rest()
+    rest = placement.state()._replace(opt_state=experiment.tx.init(params)).rest()
     with output_folder(workdir) as folder:
         write_config(folder, config)
-        with Checkpoints(folder, table_rows(experiment)) as checkpoints:
+        with Checkpoints(folder, placement.table_rows) as checkpoints:
             checkpoints.save(0, params, rest, dataclasses.asdict(progress), value)
     logging.info("run folder: %s (%s)", workdir, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics
@@ -173,24 +174,25 @@ def _check_model(config: ConfigDict) -> None:
 def main() -> int:
     """The command line; returns the exit code, 1 for an error that is explained."""
     config = config_flags.DEFINE_config_file("config", None, "to-run: configs/NAME.py", lock_config=True)
-    weights = flags.DEFINE_string("weights", None, "to-run: the state_dict, .safetensors or .pt")
-    workdir = flags.DEFINE_string("workdir", None, "the run folder")
-    out = flags.DEFINE_string("out", None, "from-run: the file to write, .safetensors or .pt")
+    weights = flags.DEFINE(PathParser(), "weights", None, "to-run: the state_dict, .safetensors or .pt")
+    workdir = flags.DEFINE(PathParser(), "workdir", None, "the run folder")
+    out = flags.DEFINE(PathParser(), "out", None, "from-run: the file to write, .safetensors or .pt")
     app.define_help_flags()
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(None)  # without dates and file names
     logging.set_verbosity(logging.INFO)
     try:
         command = parse_flags(sys.argv)[1:]
-        if command == ["to-run"]:
-            to_run(_given(weights), _given(config), _given(workdir))
-        elif command == ["from-run"]:
-            path = _given(out)
-            check_state_file(path)
-            check_output_file(path)
-            from_run(load_trained(_given(workdir)), path)
-        else:
-            raise ConfigError(f"name one thing to do, to-run or from-run; found: {' '.join(command) or 'nothing'}")
+        with without_x64():
+            if command == ["to-run"]:
+                to_run(_given(weights), _given(config), _given(workdir))
+            elif command == ["from-run"]:
+                path = _given(out)
+                check_state_file(path)
+                check_output_file(path)
+                from_run(load_trained(_given(workdir)), path)
+            else:
+                raise ConfigError(f"name one thing to do, to-run or from-run; found: {' '.join(command) or 'nothing'}")
     except RearmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

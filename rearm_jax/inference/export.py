@@ -1,29 +1,24 @@
-"""A trained run as plain files: user and item vectors with outside ids, an index, a score function, a README."""
+"""A trained run as plain files: vectors or a fit, outside ids, an index, a score function, a README."""
 
-import functools
 import importlib.util
 import os
 from pathlib import Path
 
-import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from rearm_jax.config import to_json
-from rearm_jax.errors import RearmError
-from rearm_jax.evaluation.ranking import UserBlocks, rank_scores
+from rearm_jax.data.dataset import Dataset, group_by_user
+from rearm_jax.errors import ConfigError, RearmError
+from rearm_jax.inference import score_function
+from rearm_jax.inference.export_readme import export_readme
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_folder, output_folder
 from rearm_jax.inference.trained import Trained
-from rearm_jax.training.run_folder import read_result
-from rearm_jax.training.writer import versions
+from rearm_jax.recommender.fitted import Fitted, Params
 
 INDEX_DEPTH = 20  # places of a list in which the index must agree with exact ranking
 INDEX_USERS = 2048  # that are compared, spread over all; all where there are fewer
-SCORE_DEPTH = 100  # places of the lists of the score function; all items where there are fewer
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _ROW_GROUP = 2**16
 _CHECKED_USERS = 64  # at a time
 _TIE = 1e-5  # relative difference of scores that rounding can turn round
@@ -32,7 +27,7 @@ _TIE = 1e-5  # relative difference of scores that rounding can turn round
 def export_run(trained: Trained, out_dir: str | os.PathLike) -> None:
     """Writes a folder, whole or not at all; its README.md says what is in it.
 
-    The index is left out, with a word in the log, where faiss is not installed.
+    The index is left out, with a word in the log, where faiss is not installed; a fitted model has none.
 
     Args:
       trained: an opened run.
@@ -43,27 +38,28 @@ def export_run(trained: Trained, out_dir: str | os.PathLike) -> None:
       RearmError: the index does not rank as the vectors do.
     """
     check_export(out_dir)
-    users, items = (np.asarray(x, np.float32) for x in (trained.representations.users, trained.representations.items))
-    labels = trained.experiment.dataset.labels
-    names = None if labels.item_names is labels.item_ids else labels.item_names
-    has_index = importlib.util.find_spec("faiss") is not None
+    experiment = trained.experiment
+    dataset, labels = experiment.dataset, experiment.dataset.labels
+    fitted = experiment.model if trained.is_fitted else experiment.residual
+    if fitted and type(fitted).traced_scores is Fitted.traced_scores:
+        raise ConfigError(f"export: {fitted.title} has no `traced_scores`, which the score function is made of")
+    width, has_index = 0, False
     with output_folder(out_dir) as folder:
-        np.save(folder / "user_vectors.npy", users)
-        np.save(folder / "item_vectors.npy", items)
         np.save(folder / "user_ids.npy", labels.user_ids)
         np.save(folder / "item_ids.npy", labels.item_ids)
-        _write_parquet(folder / "users.parquet", labels.user_ids, None, users)
-        _write_parquet(folder / "items.parquet", labels.item_ids, names, items)
-        (folder / "score.stablehlo").write_bytes(serialized_score(*items.shape))
-        if has_index:
-            write_index(folder / "items.faiss", items)
-            check_index(folder / "items.faiss", users, items)
+        if not trained.is_fitted:
+            width, has_index = _write_vectors(folder, trained)
+        if trained.is_fitted:
+            _write_fit(folder, trained.params, dataset)
+            score = score_function.of_fit(experiment.model, trained.params, dataset.num_items)
+        elif trained.residual:
+            _write_fit(folder, trained.residual.params, dataset)
+            score = score_function.of_both(trained.residual, dataset.num_items, width)
         else:
-            logging.info("no index for faiss, which is not installed: pip install 'rearm-jax[faiss]' (or faiss-cpu)")
-        (folder / "config.json").write_text(to_json(trained.experiment.config) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(
-            _readme(trained, users, items, names is not None, has_index), encoding="utf-8"
-        )
+            score = score_function.of_vectors(dataset.num_items, width)
+        (folder / "score.stablehlo").write_bytes(score)
+        (folder / "config.json").write_text(to_json(experiment.config) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(export_readme(trained, width, has_index), encoding="utf-8")
     logging.info("exported: %s", out_dir)
 
 
@@ -72,33 +68,6 @@ def check_export(out_dir: str | os.PathLike) -> None:
     check_output_folder(out_dir)
     import_extra("pyarrow", "export", "Parquet files")
     import_extra("flatbuffers", "export", "the score function")  # for jax.export, which imports it only when it is due
-
-
-def top_items(user_vectors: jax.Array, item_vectors: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k items of largest dot product: items int32 (b, k), ties by lower row, and scores float32 (b, k).
-
-    Args:
-      user_vectors: float32 (b, c).
-      item_vectors: float32 (n, c), n at least k.
-      k: static.
-    """
-    scores = jnp.matmul(user_vectors, item_vectors.T, precision=jax.lax.Precision.HIGHEST)
-    nothing = jnp.zeros(0, jnp.int32)
-    nobody_is_padding = jnp.zeros(user_vectors.shape[0], jnp.int32)
-    return rank_scores(scores, UserBlocks(nobody_is_padding, nothing, nothing), k)
-
-
-def serialized_score(num_items: int, width: int) -> bytes:
-    """`top_items` as StableHLO for every platform, for `jax.export.deserialize`.
-
-    The vectors are arguments, so that it has some kilobytes; numbers of users and items are free. k is min(SCORE_DEPTH,
-    num_items): a shorter list is the front of a longer one.
-    """
-    k = min(SCORE_DEPTH, num_items)
-    b, n = jax.export.symbolic_shape("b, n", constraints=[f"n >= {k}"])
-    function = jax.jit(functools.partial(top_items, k=k))
-    arguments = [jax.ShapeDtypeStruct((rows, width), jnp.float32) for rows in (b, n)]
-    return bytes(jax.export.export(function, platforms=PLATFORMS)(*arguments).serialize())
 
 
 def write_index(path: Path, items: np.ndarray) -> None:
@@ -132,6 +101,34 @@ def check_index(path: Path, users: np.ndarray, items: np.ndarray) -> None:
             )
 
 
+def _write_vectors(folder: Path, trained: Trained) -> tuple[int, bool]:
+    """The vectors, their tables and their index; returns their width, and whether there is an index."""
+    users, items = (np.asarray(x, np.float32) for x in (trained.representations.users, trained.representations.items))
+    labels = trained.experiment.dataset.labels
+    np.save(folder / "user_vectors.npy", users)
+    np.save(folder / "item_vectors.npy", items)
+    _write_parquet(folder / "users.parquet", labels.user_ids, None, users)
+    names = None if labels.item_names is labels.item_ids else labels.item_names
+    _write_parquet(folder / "items.parquet", labels.item_ids, names, items)
+    if importlib.util.find_spec("faiss") is None:
+        logging.info("no index for faiss, which is not installed: pip install 'rearm-jax[faiss]' (or faiss-cpu)")
+        return users.shape[1], False
+    if trained.residual:
+        logging.info("the index for faiss is of the vectors alone, without the residual")
+    write_index(folder / "items.faiss", items)
+    check_index(folder / "items.faiss", users, items)
+    return users.shape[1], True
+
+
+def _write_fit(folder: Path, params: Params, dataset: Dataset) -> None:
+    """The arrays of the fit, and the train items of each user."""
+    for name, array in params.items():
+        np.save(folder / f"fit_{name}.npy", array)
+    indptr, items = group_by_user(dataset.train, dataset.num_users)
+    np.save(folder / "history_indptr.npy", indptr)
+    np.save(folder / "history_items.npy", items)
+
+
 def _write_parquet(path: Path, ids: np.ndarray, names: np.ndarray | None, vectors: np.ndarray) -> None:
     """Columns id, name (if any), vector (a list of fixed size of float32)."""
     pyarrow, parquet = (import_extra(name, "export", "Parquet files") for name in ("pyarrow", "pyarrow.parquet"))
@@ -140,63 +137,3 @@ def _write_parquet(path: Path, ids: np.ndarray, names: np.ndarray | None, vector
         columns["name"] = pyarrow.array(names.astype(str))
     columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), vectors.shape[1])
     parquet.write_table(pyarrow.table(columns), path, row_group_size=_ROW_GROUP)
-
-
-def _readme(trained: Trained, users: np.ndarray, items: np.ndarray, has_names: bool, has_index: bool) -> str:
-    result = read_result(trained.workdir) or {}
-    metrics = {name: value for name, value in result.items() if name.startswith(("valid/", "test/"))}
-    index_row = "| `items.faiss` | IndexFlatIP of faiss over the item vectors; ids are rows |\n" if has_index else ""
-    return _README.format(
-        model=trained.experiment.config.model.name,
-        workdir=trained.workdir,
-        step=trained.step,
-        width=users.shape[1],
-        num_users=len(users),
-        num_items=len(items),
-        names="`name`, " if has_names else "",
-        depth=min(SCORE_DEPTH, len(items)),
-        first=min(20, len(items)),
-        index_row=index_row,
-        content_hash=trained.experiment.dataset.content_hash,
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
-        metrics="\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
-        or "| (the run has no result.json: it has not finished training) | |",
-    )
-
-
-_README = """# Vectors of users and items
-
-From the best checkpoint (step {step}) of the run `{workdir}`, model {model}. The score of a user and an item is the dot
-product of their vectors.
-
-| file | |
-|---|---|
-| `user_vectors.npy` | float32 ({num_users}, {width}), a row a user |
-| `item_vectors.npy` | float32 ({num_items}, {width}), a row an item |
-| `user_ids.npy`, `item_ids.npy` | the ids of the rows |
-| `users.parquet` | columns `id`, `vector` |
-| `items.parquet` | columns `id`, {names}`vector` |
-{index_row}| `score.stablehlo` | (user vectors, item vectors) -> the best {depth} items of each user and their scores |
-| `config.json` | the settings of the run |
-
-```python
-import numpy as np
-from jax import export  # jax.export needs the package flatbuffers
-
-users, items = np.load("user_vectors.npy"), np.load("item_vectors.npy")
-item_ids = np.load("item_ids.npy")
-with open("score.stablehlo", "rb") as file:
-    score = export.deserialize(bytearray(file.read()))
-rows, scores = score.call(users[:2], items)
-print(item_ids[rows[:, :{first}]])  # the best {first} items of the first two users
-```
-
-Nothing is left out of these lists: drop the items that a user has had already. The score function takes any number of
-users, and any number of items from {depth} up; it was compiled for none and runs on CPU, CUDA, ROCm and TPU.
-
-| metric | |
-|---|---|
-{metrics}
-
-Hash of the data: {content_hash}. Versions: {versions}.
-"""

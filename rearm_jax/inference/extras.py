@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, how_to_install
 
 
 def import_extra(module: str, extra: str, use: str) -> ModuleType:
@@ -11,7 +11,7 @@ def import_extra(module: str, extra: str, use: str) -> ModuleType:
 
     Args:
       module: its dotted name.
-      extra: of rearm-jax, which brings it.
+      extra: of pyproject.toml, which brings it.
       use: what needs it, for the message.
 
     Raises:
@@ -22,6 +22,5 @@ def import_extra(module: str, extra: str, use: str) -> ModuleType:
     except ImportError as error:
         package = module.split(".")[0]
         raise ConfigError(
-            f"{use}: {package} cannot be imported ({error}). Install it with: pip install 'rearm-jax[{extra}]' "
-            f"(or {'faiss-cpu' if package == 'faiss' else package})"
+            f"{use}: {package} cannot be imported ({error}). To install it: {how_to_install(extra)}"
         ) from error

@@ -19,23 +19,25 @@ so short that they never reach a list beside items of the catalogue.
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from ml_collections import ConfigDict
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
-from rearm_jax.errors import DataError
+from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.experiment import in_precision
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
-from rearm_jax.graphs.build import Graphs
 from rearm_jax.inference.trained import Trained
-from rearm_jax.models.representations import Representations, WholeTable
+from rearm_jax.parallel.rows import Nodes, WholeTable
+from rearm_jax.recommender.contract import Representations
 
 _EPSILON = 1e-7  # added to every degree, as in graphs.relations
 _CHUNK_SIMILARITIES = 2**24
+_NEIGHBOURS = 10  # of a new item, itself included, where the model has no setting for it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,8 +59,10 @@ def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:
     """Reads `item_ids.npy`, `<modality>_feat.npy` for every modality of the run, and `item_names.npy` if it is there.
 
     Raises:
+      ConfigError: the model cannot rank new items.
       DataError: a file is missing or no array, does not fit the run's features, or an id is in the catalogue.
     """
+    check_new_items(trained)
     dataset = trained.experiment.dataset
     files = {stem: os.path.join(folder, f"{stem}.npy") for stem in ("item_ids", "item_names")}
     feature_files = {modality: os.path.join(folder, f"{modality}_feat.npy") for modality in dataset.features}
@@ -78,6 +82,16 @@ def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:
     return NewItems(ids, names, features)
 
 
+def check_new_items(trained: Trained) -> None:
+    """Raises ConfigError where the model cannot rank new items."""
+    fitted = trained.experiment.model if trained.is_fitted else trained.experiment.residual
+    if fitted:
+        raise ConfigError(
+            f"new items: {fitted.title} knows an item by its train interactions alone, and new items have none. Leave "
+            'them out, or train a model with vectors and without a residual, such as rearm with residual.model = ""'
+        )
+
+
 def represent_new_items(trained: Trained, features: Mapping[str, np.ndarray]) -> jax.Array:
     """Representations of new items alone, float32 (n, c); see `extended_representations`."""
     return extended_representations(trained, features).items[trained.experiment.dataset.num_items :]
@@ -94,20 +108,29 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
       Users and the first num_items items as `trained.representations` has them (up to rounding), then n new items.
 
     Raises:
+      ConfigError: the model cannot rank new items.
       DataError: an item resembles no item of the catalogue.
     """
-    experiment, graphs = trained.experiment, trained.experiment.graphs
+    check_new_items(trained)
+    experiment = trained.experiment
     dataset = experiment.dataset
-    semantic, itself = _semantic_rows(dataset.features, features, experiment.config.graph)
+    semantic, itself = _semantic_rows(dataset.features, features, experiment.config.get("graph", {}))
     neighbours = _stand_ins(semantic)
     num_new = len(itself)
 
-    item_item = _scipy(graphs.item_item)
-    item_item = scipy.sparse.block_array([[item_item, None], [semantic, scipy.sparse.diags_array(itself)]])
-    user_item = _scipy(graphs.user_item)
-    rows = neighbours @ user_item[dataset.num_users :]
-    unread = scipy.sparse.csr_array((num_new, num_new))
-    user_item = scipy.sparse.block_array([[user_item, None], [rows, unread]])
+    def extended(name: str, value: Any) -> Any:
+        if not isinstance(value, Adjacency):
+            modality = name.removeprefix("item_").removesuffix("_table")
+            return jnp.concatenate([value, features[modality]]) if name.startswith("item_") else value
+        if value.nodes == ("user",):
+            return value
+        if value.nodes == ("item",):
+            rows, own = semantic, scipy.sparse.diags_array(itself)
+        else:
+            rows = neighbours @ _scipy(value)[dataset.num_users :]
+            own = scipy.sparse.csr_array((num_new, num_new))
+        graph = scipy.sparse.block_array([[_scipy(value), None], [rows, own]])
+        return make_adjacency(_canonical(graph), value.nodes)
 
     params = dict(trained.params)
     for name, table in {"id": None, **features}.items():
@@ -118,13 +141,10 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
 
     model = experiment.model.clone(num_items=dataset.num_items + num_new)
     catalogue = _Catalogue(dataset.num_items)
-    forward = jax.jit(lambda params, graphs: model.apply({"params": params}, graphs, train=False, item_rows=catalogue))
-    extended = Graphs(
-        user_item=make_adjacency(_canonical(user_item), symmetric=False),
-        user_user=graphs.user_user,
-        item_item=make_adjacency(_canonical(item_item), symmetric=False),
+    forward = in_precision(
+        experiment.config, lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue))
     )
-    return forward(params, extended)
+    return jax.jit(forward)(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
 
 
 class _Catalogue(WholeTable):
@@ -138,13 +158,14 @@ class _Catalogue(WholeTable):
 
 
 def _semantic_rows(
-    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], config: ConfigDict
+    catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """Rows of the item semantic graph: float32 (n, num_items), and the weight of each item to itself, float32 (n,)."""
-    k = config.item_knn_k
+    k = settings.get("item_knn_k", _NEIGHBOURS)
+    weights = settings.get("item_modality_weights", (1 / len(catalogue),) * len(catalogue))
     others = max(k - 1, 1)  # without any, nothing would stand in for the item
     parts, itself = [], 0.0
-    for weight, (modality, known) in zip(config.item_modality_weights, catalogue.items(), strict=True):
+    for weight, (modality, known) in zip(weights, catalogue.items(), strict=True):
         if weight == 0:
             continue
         table = features[modality]

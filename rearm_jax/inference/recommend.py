@@ -7,12 +7,10 @@ interactions has a row all the same: its interest features are zero, and its rel
 
 import dataclasses
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -21,15 +19,11 @@ from tqdm import tqdm
 from rearm_jax.data.dataset import Dataset, group_by_user
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.evaluation.baselines import most_popular_scores
-from rearm_jax.evaluation.ranking import UserBlocks, make_blocks, rank_items
+from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
+from rearm_jax.evaluation.scoring import Scores, dot_products, each_block, rank_block
+from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
 from rearm_jax.inference.new_items import NewItems, represent_new_items
 from rearm_jax.inference.trained import Trained
-
-Id = str | int
-UNKNOWN = ("refuse", "popular")
-_SHOWN = 5  # ids in a message
-
-_rank = jax.jit(rank_items, static_argnames="k")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +52,7 @@ class Lists(NamedTuple):
     Attributes:
       users: n outside ids.
       items: int32 (n, k), rows of `Items`, best first; -1 where the candidates ran out.
-      scores: float32 (n, k): by the model dot products, by popularity numbers of train interactions.
+      scores: float32 (n, k): by the model its scores, by popularity numbers of train interactions.
       source: "model", or "popular" for users who are not in the catalogue.
     """
 
@@ -95,23 +89,23 @@ def recommend(
       a time.
 
     Raises:
-      ConfigError: k or `unknown` is impossible.
+      ConfigError: k or `unknown` is impossible, or the model cannot rank new items.
       DataError: a user is unknown (under "refuse"), no item of `never` or of `exclude` is known, ids are of another
         kind, or a new item resembles no item of the catalogue.
     """
-    if unknown not in UNKNOWN:
-        raise ConfigError(f"unknown is {unknown!r}: must be one of {', '.join(UNKNOWN)}")
+    users = given_users(users)
+    check_options(k, unknown)
     dataset = trained.experiment.dataset
     items = _items(dataset, new_items)
     rows = {user: row for row, user in enumerate(dataset.labels.user_ids.tolist())}
-    users = list(rows) if users is None else _plain_ids(users, dataset.labels.user_ids, "user")
+    users = list(rows) if users is None else plain_ids(users, dataset.labels.user_ids, "user")
     if not users:
         raise DataError("no users are named; name one at least, or none at all for everybody")
     strangers = [user for user in users if user not in rows]
     if strangers and unknown == "refuse":
         raise DataError(
-            f"{len(strangers)} of {len(users)} users are not in the catalogue: {_some(strangers)}. Leave them out, or "
-            'let them have the most popular items (unknown="popular")'
+            f"{len(strangers)} of {len(users)} users are not in the catalogue: {some_ids(strangers)}. Leave them out, "
+            'or let them have the most popular items (unknown="popular")'
         )
     left_out = {row for row in _item_rows(never, items.ids) if row is not None}
     candidates = np.setdiff1d(np.arange(len(items.ids), dtype=np.int32), list(left_out))
@@ -128,34 +122,29 @@ def recommend(
         known_rows = np.array([rows[user] for user in known], np.int32)
         excluded = _places_by_user(np.concatenate([dataset.train, pairs]), candidates, dataset.num_users)
         blocks = make_blocks(known_rows, excluded, block_size)
-        # Before the first list is asked for: it refuses new items that resemble nothing.
-        vectors = trained.representations.items
+        scores = trained.scores
         if new_items is not None:
-            vectors = jnp.concatenate([vectors, represent_new_items(trained, new_items.features)])
-        if left_out:
-            vectors = vectors[candidates]
-        parts.append(_by_model(known, trained.representations.users, vectors, candidates, blocks, k))
+            # Before the first list is asked for: it refuses new items that resemble nothing.
+            new_vectors = represent_new_items(trained, new_items.features)
+            out = trained.representations
+            scores = dot_products(out.users, jnp.concatenate([out.items, new_vectors]))
+        parts.append(_by_model(known, scores, candidates, blocks, k))
     if strangers:
         parts.append(_by_popularity(strangers, popularity, candidates, of_strangers, k, block_size))
     return items, _with_progress(itertools.chain(*parts), len(users))
 
 
-def _by_model(
-    users: list[Id],
-    user_vectors: jax.Array,
-    item_vectors: jax.Array,
-    candidates: np.ndarray,
-    blocks: UserBlocks,
-    k: int,
-) -> Iterator[Lists]:
-    """Lists by dot product; `item_vectors` and `blocks` count items by their place among the candidates."""
+def _by_model(users: list[Id], scores: Scores, candidates: np.ndarray, blocks: UserBlocks, k: int) -> Iterator[Lists]:
+    """Lists by the model's scores; `blocks` count items by their place among the candidates."""
     start = 0
-    for number in range(len(blocks.users)):
-        block = UserBlocks(*(field[number : number + 1] for field in blocks))
-        places, scores = (x[0] for x in jax.device_get(_rank(user_vectors, item_vectors, block, k=k)))
+    for block in each_block(blocks):
+        block_scores = scores(np.asarray(block.users))
+        if len(candidates) < block_scores.shape[1]:
+            block_scores = block_scores[:, candidates]
+        places, best = rank_block(block_scores, block, k)
         stop = start + int((block.users >= 0).sum())  # the last block may be padded
         listed = np.where(places >= 0, candidates[places], -1)[: stop - start]
-        yield Lists(users[start:stop], listed, scores[: stop - start], "model")
+        yield Lists(users[start:stop], listed, best[: stop - start], "model")
         start = stop
 
 
@@ -207,12 +196,12 @@ def _item_rows(given: Sequence[Id], item_ids: np.ndarray) -> list[int | None]:
     if not len(given):
         return []
     row_of = {item: row for row, item in enumerate(item_ids.tolist())}
-    plain = _plain_ids(given, item_ids, "item")
+    plain = plain_ids(given, item_ids, "item")
     missing = list(dict.fromkeys(item for item in plain if item not in row_of))
     if missing and all(item not in row_of for item in plain):
-        raise DataError(f"none of the items to leave out is in the catalogue: {_some(missing)}. Check the list")
+        raise DataError(f"none of the items to leave out is in the catalogue: {some_ids(missing)}. Check the list")
     if missing:
-        logging.warning("%d items to leave out are not in the catalogue: %s", len(missing), _some(missing))
+        logging.warning("%d items to leave out are not in the catalogue: %s", len(missing), some_ids(missing))
     return [row_of.get(item) for item in plain]
 
 
@@ -221,7 +210,7 @@ def _pairs(
 ) -> tuple[np.ndarray, dict[Id, set[int]]]:
     """Rows of the pairs, int32 (n, 2); of users who are not in `rows`, user -> rows of items."""
     known, of_strangers = [], defaultdict(set)
-    users = _plain_ids([user for user, _ in exclude], user_ids, "user")
+    users = plain_ids([user for user, _ in exclude], user_ids, "user")
     for user, item in zip(users, _item_rows([item for _, item in exclude], item_ids), strict=True):
         if item is not None and user in rows:
             known.append((rows[user], item))
@@ -229,7 +218,7 @@ def _pairs(
             of_strangers[user].add(item)
     if strangers := list(of_strangers):
         logging.warning(
-            "%d users of the pairs to leave out are not in the catalogue: %s", len(strangers), _some(strangers)
+            "%d users of the pairs to leave out are not in the catalogue: %s", len(strangers), some_ids(strangers)
         )
     return np.array(known, np.int32).reshape(-1, 2), of_strangers
 
@@ -240,22 +229,3 @@ def _places_by_user(pairs: np.ndarray, candidates: np.ndarray, num_users: int) -
     place[candidates] = np.arange(len(candidates))
     pairs = np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1)
     return group_by_user(pairs[pairs[:, 1] >= 0], num_users)
-
-
-def _plain_ids(given: Sequence[Id], like: np.ndarray, what: str) -> list[Id]:
-    """Ids as Python's text or integers, whichever the catalogue's ids `like` are; "12" is the integer 12.
-
-    Raises:
-      DataError: an id is no integer where the catalogue's are.
-    """
-    if like.dtype.kind == "U":
-        return [str(one) for one in given]
-    wrong = [one for one in given if isinstance(one, bool) or not re.fullmatch("-?[0-9]{1,18}", str(one))]
-    if wrong:
-        raise DataError(f"{what}s of this catalogue are integers, and these are not: {_some(wrong)}")
-    return [int(one) for one in given]
-
-
-def _some(ids: list) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return ", ".join(repr(one) for one in ids[:_SHOWN]) + more

@@ -7,6 +7,7 @@ in the catalogue: their scores are numbers of train interactions.
 """
 
 import csv
+import io
 import json
 import os
 import sys
@@ -17,10 +18,11 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.inference.arguments import Id
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.new_items import read_new_items
 from rearm_jax.inference.output import check_output_file, output_file
-from rearm_jax.inference.recommend import Id, Items, Lists, recommend
+from rearm_jax.inference.recommend import Items, Lists, recommend
 from rearm_jax.inference.trained import Trained
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -36,7 +38,7 @@ def recommend_run(
     unknown: str = "refuse",
     new_items: str | os.PathLike | None = None,
 ) -> None:
-    """Recommends, and writes the lists: to a file whole or not at all, to standard output as they come.
+    """Recommends, and writes the lists in UTF-8: to a file whole or not at all, to standard output as they come.
 
     Args:
       trained: an opened run.
@@ -57,6 +59,8 @@ def recommend_run(
     new = read_new_items(new_items, trained) if new_items is not None else None
     items, lists = recommend(trained, users, k, never, pairs, unknown, new)
     if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says: the next program expects it
         try:
             _write_text(sys.stdout, format, items, lists)
             sys.stdout.flush()
@@ -90,8 +94,9 @@ def parse_users(text: str) -> list[str]:
     Raises:
       DataError: the file cannot be read or names nobody.
     """
-    if os.path.isfile(text):
-        users = [line for line in _read_text(text).split("\n") if line]
+    path = os.path.expanduser(text)
+    if os.path.isfile(path):
+        users = [line for line in _read_text(path).split("\n") if line]
     else:
         users = [user.strip() for user in text.split(",")]
     if not users or "" in users:

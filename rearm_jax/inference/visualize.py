@@ -35,7 +35,7 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
     """
     path = check_report(trained.workdir, out)
     result, records = read_result(trained.workdir), read_metrics(trained.workdir)
-    if result is None or not records:
+    if result is None or not (records or trained.is_fitted):
         missing = "result.json" if result is None else "metrics.jsonl"
         raise CheckpointError(
             f"{trained.workdir} has no {missing}: the run is not finished. Give its training command again: it goes on "
@@ -72,45 +72,62 @@ def check_report(workdir: str | os.PathLike, out: str | os.PathLike | None) -> P
 
 def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[Markup, list[Drawing]]:
     """The page's body, and the drawings that it shows."""
-    experiment, dataset, representations = trained.experiment, trained.experiment.dataset, trained.representations
+    experiment, dataset = trained.experiment, trained.experiment.dataset
     metric, model = experiment.config.evaluation.metric, experiment.config.model.name
     k = int(metric.split("@")[1])
 
-    training = figures.training(records, metric, result["best_epoch"])
+    about_training, training_drawings = _training(trained, result, records)
     (about_features, about_attention), modal_drawings = _modal(trained)
 
     logging.info("report: recall by group, graphs, neighbours")
-    groups = measures.recall_by_group(dataset, representations, k, experiment.config.evaluation.block_size)
-    recall = figures.recall(*groups, sections.MODEL_NAMES[model], k)
-    sides = measures.graph_sides(dataset, experiment.graphs)
+    groups = measures.recall_by_group(dataset, trained.scores, k, experiment.config.evaluation.block_size)
+    recall = figures.recall(*groups, sections.title(model), k)
+    sides = measures.graph_sides(dataset, experiment.inputs)
     degrees = figures.degrees(sides)
-    counts = most_popular_scores(dataset.train, dataset.num_items).astype(np.int64)
-    vectors = np.asarray(representations.items)
-    popular, rare = (measures.nearest_items(items, vectors) for items in measures.shown_items(counts))
 
     body = join(
         [
             page.head(_name(trained), dataset, result, metric),
             Markup("<main>"),
             users_section(people(trained), dataset.labels.item_names),
-            sections.training(training, metric),
+            about_training,
             about_features,
             sections.recall(recall, *groups, model, k),
             about_attention,
             sections.graphs(degrees, sides, model),
-            sections.neighbours(popular, rare, dataset.labels.item_names, counts),
+            _neighbours(trained),
             sections.numbers(result, experiment.config.to_dict()),
             Markup("</main>"),
             page.foot(result),
         ]
     )
-    return body, [training, *modal_drawings, recall, degrees]
+    return body, [*training_drawings, *modal_drawings, recall, degrees]
+
+
+def _training(trained: Trained, result: dict, records: list[dict]) -> tuple[Markup, list[Drawing]]:
+    """The section on training; without a drawing for a fitted model."""
+    if trained.is_fitted:
+        return sections.without_training(result["model"]), []
+    metric = trained.experiment.config.evaluation.metric
+    drawing = figures.training(records, metric, result["best_epoch"])
+    return sections.training(drawing, metric), [drawing]
+
+
+def _neighbours(trained: Trained) -> Markup:
+    """The section on nearest neighbours, which a model without vectors of items does not have."""
+    dataset = trained.experiment.dataset
+    if trained.is_fitted:
+        return sections.without_neighbours(trained.experiment.config.model.name)
+    counts = most_popular_scores(dataset.train, dataset.num_items).astype(np.int64)
+    vectors = np.asarray(trained.representations.items)
+    popular, rare = (measures.nearest_items(items, vectors) for items in measures.shown_items(counts))
+    return sections.neighbours(popular, rare, dataset.labels.item_names, counts)
 
 
 def _modal(trained: Trained) -> tuple[list[Markup], list[Drawing]]:
     """The sections on features and attention; without drawings for a model that has neither."""
     experiment, model = trained.experiment, trained.experiment.config.model.name
-    if not trained.representations.modal_items:
+    if trained.is_fitted or "modal_items" not in trained.representations.views:
         return [sections.without_features(model), sections.without_attention(model)], []
     initial = init_params(experiment)
     before, after = look_inside(experiment, initial), look_inside(experiment, trained.params)

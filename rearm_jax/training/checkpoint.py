@@ -1,9 +1,11 @@
 """The checkpoints of a run: the latest two and the best, written by Orbax. The only file that imports it."""
 
 import contextlib
+import functools
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from logging import WARNING, LogRecord
@@ -12,18 +14,19 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.parallel.mesh import unpadded
 from rearm_jax.training.digest import GONE, delete_step
 from rearm_jax.training.likeness import tree_differences
-from rearm_jax.training.parallel import unpadded
 from rearm_jax.training.records import Records, from_process_0
+from rearm_jax.training.run_path import RunPath, plain_path, run_path
 
 MAX_DIFFERENCES_SHOWN = 5
 _DISK_REMEDY = "See that the disk has room and the folder is writable."
 _ASIDE = ".damaged"  # after the number of a step that is no longer counted as one
+_UNFINISHED = r"\.orbax-checkpoint-tmp.*"  # likewise, a pattern: of a step whose save was cut short
 
 
 class Checkpoints:
@@ -46,7 +49,7 @@ class Checkpoints:
 
     In a run of several processes every process makes every call.
 
-    Node tables (`parallel.is_table`) may have rows of padding: `table_rows` has the true numbers, by the first word of
+    Node tables (`rows.is_table`) may have rows of padding: `table_rows` has the true numbers, by the first word of
     their names. They are saved, too; a restore adds or drops padding, and refuses tables of other true numbers.
 
     Raises:
@@ -61,8 +64,13 @@ class Checkpoints:
         for item in ("params", "rest"):
             registry.add(item, ocp.args.StandardSave)
             registry.add(item, ocp.args.StandardRestore)
+        # Where the folder of a step could not be made in the background, threads would wait for it five minutes long.
+        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        items = ocp.CompositeOptions(async_options=options)
+        handler = ocp.CompositeCheckpointHandler(handler_registry=registry, composite_options=items)
         # Not Orbax's CheckpointManager, which cannot even be opened where the metadata of one step are damaged.
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=registry))
+        self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
+        self._open_folders = contextlib.ExitStack()
         self._saving: Future | None = None
         self._background = ThreadPoolExecutor(max_workers=1)
         with self._explained("cannot be opened", "Repair or remove that folder, or name another run folder."):
@@ -146,7 +154,7 @@ class Checkpoints:
         items = ocp.args.Composite(params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest))
         with self._explained(f"cannot take step {step}", _DISK_REMEDY):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._checkpointer.save(self._records.folder(step), args=items)
+            self._checkpointer.save(self._orbax_directory / str(step), args=items)
         record = {"step": step, "metric": known_metric, "progress": progress, "table_rows": self._table_rows}
         self._records.found[step] = record
         self._saving = self._background.submit(self._finish, step)
@@ -206,6 +214,12 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             self._checkpointer.close()
+            self._open_folders.close()
+
+    @functools.cached_property
+    def _orbax_directory(self) -> RunPath:
+        """`directory`, which is there, by the name that Orbax gets."""
+        return self._open_folders.enter_context(plain_path(self.directory))
 
     def _finish(self, step: int) -> None:
         # In the background.
@@ -216,10 +230,10 @@ class Checkpoints:
     def _clean_up(self, aside: list[int]) -> None:
         # Also what killed saves left: their names are those of steps that this run may never save again.
         with self._explained("cannot be cleaned up", _DISK_REMEDY):
-            if self.directory.exists():
-                for pattern in ([f"*{_ASIDE}"] if aside else []) + [f"*{GONE}", "*.orbax-checkpoint-tmp*"]:
-                    for folder in self.directory.glob(pattern):
-                        folder.rmtree()
+            ends = "|".join([re.escape(GONE), _UNFINISHED, *([re.escape(_ASIDE)] if aside else [])])
+            for folder in self.directory.iterdir() if self.directory.exists() else ():
+                if re.fullmatch(rf"[0-9]+({ends})", folder.name):
+                    folder.rmtree()
             for step in self._records.half_deleted:
                 delete_step(self._records.folder(step))
             for step in aside:
@@ -230,7 +244,7 @@ class Checkpoints:
         for item in likes:
             self._records.check_files(step, item)
         with self._step_explained(step):
-            metadata = self._checkpointer.metadata(self._records.folder(step)).item_metadata
+            metadata = self._checkpointer.metadata(self._orbax_directory / str(step)).item_metadata
             stored = {item: metadata[item].tree for item in likes}
         stored_rows = self._records.found[step]["table_rows"]
         # Orbax itself casts another dtype without a word, and names no leaf where a shape differs.
@@ -247,7 +261,7 @@ class Checkpoints:
         targets = {item: jax.tree.map(_target, like) for item, like in likes.items()}
         args = {item: ocp.args.StandardRestore(target, strict=False) for item, target in targets.items()}
         with self._step_explained(step):
-            return self._checkpointer.restore(self._records.folder(step), args=ocp.args.Composite(**args))
+            return self._checkpointer.restore(self._orbax_directory / str(step), args=ocp.args.Composite(**args))
 
     def _check_saved(self, step: int) -> None:
         self.wait()
@@ -275,9 +289,9 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory} {what}. {remedy} The cause: {reason}") from error
 
 
-def checkpoint_directory(workdir: str | os.PathLike) -> epath.Path:
+def checkpoint_directory(workdir: str | os.PathLike) -> RunPath:
     """<workdir>/checkpoints, absolute as Orbax wants it; an address such as gs://bucket/run stays one."""
-    directory = epath.Path(workdir) / "checkpoints"
+    directory = run_path(workdir) / "checkpoints"
     return directory if directory.is_absolute() else directory.resolve()
 
 

@@ -9,25 +9,24 @@ from typing import Any
 import jax
 from absl import logging
 
-from rearm_jax.experiment import Experiment
-from rearm_jax.training.placement import state_like
+from rearm_jax.training.placement import Placement
 
 
-def checkpoint_bytes(experiment: Experiment) -> tuple[int, int]:
+def checkpoint_bytes(placement: Placement) -> tuple[int, int]:
     """(most that all checkpoints of a run take at a time, what one of them takes), uncompressed.
 
     The latest two steps and the best are kept while another one is written (see checkpoint.py).
     """
-    state = state_like(experiment)
+    state = placement.like()
     params = _bytes(state.params)
     whole = params + _bytes(state.rest())
-    best = whole if experiment.config.checkpoints.keep == "whole" else params
+    best = whole if placement.experiment.config.checkpoints.keep == "whole" else params
     return 3 * whole + best, whole
 
 
-def say_disk(experiment: Experiment, workdir: str | os.PathLike, is_new: bool) -> None:
+def say_disk(placement: Placement, workdir: str | os.PathLike, is_new: bool) -> None:
     """Logs what disk the run will take and what is free; a warning where a new run has not enough."""
-    most, whole = checkpoint_bytes(experiment)
+    most, whole = checkpoint_bytes(placement)
     text = f"checkpoints: {_size(whole)} each, at most {_size(most)} at a time in {workdir}"
     if "://" in os.fspath(workdir):  # a bucket
         logging.info("%s", text)

@@ -118,7 +118,7 @@ def check_same(experiment: Experiment) -> None:
     facts = {
         "data": experiment.dataset.content_hash,
         "settings": _hash(json.dumps(settings, sort_keys=True).encode()),
-        "graphs": _hash(*[np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(experiment.graphs)]),
+        "graphs": _hash(*[np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(experiment.inputs)]),
         "packages": _hash(repr(versions()).encode()),
     }
     host = socket.gethostname().encode()[:_HOST_BYTES].ljust(_HOST_BYTES)

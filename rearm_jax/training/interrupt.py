@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -17,8 +18,14 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Turns the first SIGINT or SIGTERM into a request; a second SIGINT kills the process at once, as SIGKILL would."""
+    """Turns the first SIGINT or SIGTERM into a request; a second SIGINT kills the process at once, as SIGKILL would.
+
+    In a thread that is not the main one, where Python handles no signals, they are left to the caller.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         request.signal = number

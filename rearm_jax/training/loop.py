@@ -6,45 +6,49 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import Experiment
-from rearm_jax.graphs.build import Graphs
+from rearm_jax.recommender.contract import Inputs
+from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.disk import say_disk
 from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.finite import check_numbers, check_state
+from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
-from rearm_jax.training.placement import (
-    first_state,
-    place_graphs,
-    place_sampler,
-    run_parallel,
-    state_like,
-    table_rows,
-)
+from rearm_jax.training.lock import RunLock
+from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.progress import Progress
+from rearm_jax.training.residual import fit_residual, residual_metrics, saved_residual, weigh_residual
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
+from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import PARTS, TrainState, draw_order, steps_per_epoch, train_steps
+from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, train_steps
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
 CALL_SECONDS = 4.0
 
 
-def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None]:
-    """Trains until early stopping or num_epochs, from where the run folder stands.
+def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
+    """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
+
+    Args:
+      experiment: what is trained.
+      workdir: run folder, made where it is missing.
+      lock: of the folder, held by the caller; where it is lost, nothing more is saved.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -54,10 +58,13 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
       NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
-    config = experiment.config
+    if isinstance(experiment.model, Fitted):
+        with _disk_explained(workdir):
+            return train_fitted(experiment, workdir, lock), None
+    config, placement = experiment.config, place(experiment)
     keep = config.checkpoints.keep
-    with _disk_explained(workdir), Checkpoints(workdir, table_rows(experiment), keep) as checkpoints:
-        state, progress = _start(experiment, checkpoints)
+    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:
+        state, progress = _start(placement, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
         if is_over() and result and result["steps"] == int(state.step):
@@ -67,12 +74,14 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             return result, None
 
         if is_first():
-            say_disk(experiment, workdir, is_new=checkpoints.latest_step() is None)
+            say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
         first_only(write_config, workdir, config)
-        check_shared(epath.Path(workdir) / CONFIG_FILE)
-        graphs = place_graphs(experiment)
-        evaluate = Evaluator(experiment, graphs)
-        run_steps = compile_steps(experiment, graphs)
+        check_shared(run_path(workdir) / CONFIG_FILE)
+        if experiment.residual:
+            fit_residual(experiment, workdir)
+        inputs = placement.inputs()
+        evaluate = Evaluator(placement, inputs)
+        run_steps = compile_steps(placement, inputs)
         start = time.perf_counter()
         state, *_ = run_steps(state, 0)  # compiles, and does no step
         logging.info("compiled the train step in %.1f s", time.perf_counter() - start)
@@ -81,6 +90,8 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             with _open_writer(workdir, config, int(state.step)) as writer:
                 while not is_over():
                     state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    if lock:
+                        lock.check()
                     if stopped_by is not None:
                         _save(checkpoints, state, progress, math.nan)
                         checkpoints.wait()
@@ -91,10 +102,13 @@ def train(experiment: Experiment, workdir: str) -> tuple[dict | None, int | None
             best_step = checkpoints.best_step()
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
-            params = checkpoints.restore_params(best_step, state_like(experiment).params)
-            result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
-            result |= describe_run(experiment, progress)
-            result |= {"best_step": best_step, "steps": int(state.step)}
+            params = checkpoints.restore_params(best_step, placement.like().params)
+            if experiment.residual:
+                scores = dot_products(*placement.representations(params, inputs))
+                result = weigh_residual(experiment, workdir, best_step, scores)
+            else:
+                result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
+            result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
             return result, None
@@ -104,75 +118,83 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     """Metrics on validation and test of a run's best checkpoint; reads the parameters alone.
 
     Raises:
-      CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
+      CheckpointError: there is no evaluated checkpoint, it belongs to other data, or the run has a residual and has not
+        ended.
     """
-    step, params = best_params(experiment, workdir)
+    if isinstance(experiment.model, Fitted):
+        return evaluate_fitted(experiment, workdir)
+    placement = place(experiment)
+    step, params = best_params(placement, workdir)
     logging.info("evaluating step %d of %s", step, workdir)
-    evaluate = Evaluator(experiment, place_graphs(experiment))
+    inputs = placement.inputs()
+    if experiment.residual:
+        residual = saved_residual(experiment, workdir, step)
+        return residual_metrics(experiment, residual, dot_products(*placement.representations(params, inputs)))
+    evaluate = Evaluator(placement, inputs)
     return evaluate(params, "valid") | evaluate(params, "test")
 
 
-def best_params(experiment: Experiment, workdir: str) -> tuple[int, dict]:
-    """(step, parameters) of a run's best checkpoint, placed as config.parallel says.
+def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
+    """(step, parameters) of a run's best checkpoint, as they are placed.
 
     Raises:
       CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
     """
-    with Checkpoints(workdir, table_rows(experiment)) as checkpoints:
+    with Checkpoints(workdir, placement.table_rows) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        check_data(workdir, checkpoints.read_progress(step), experiment.dataset)
-        return step, checkpoints.restore_params(step, state_like(experiment).params)
+        check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
+        return step, checkpoints.restore_params(step, placement.like().params)
 
 
-def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state at the latest checkpoint, or a new one."""
-    step = checkpoints.resume_step()
+    dataset, step = placement.experiment.dataset, checkpoints.resume_step()
     if step is None:
-        return first_state(experiment), Progress(experiment.dataset.content_hash, sizes=data_sizes(experiment.dataset))
+        return placement.state(), Progress(dataset.content_hash, sizes=data_sizes(dataset))
 
-    like = state_like(experiment)
+    like = placement.like()
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
     try:
         progress = Progress(**saved)
     except TypeError as error:
         raise CheckpointError(f"step {step} of {checkpoints.directory} is of another version: {error}") from error
-    check_data(checkpoints.directory, saved, experiment.dataset)
-    progress.sizes = data_sizes(experiment.dataset)
+    check_data(checkpoints.directory, saved, dataset)
+    progress.sizes = data_sizes(dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
 
 
-def compile_steps(experiment: Experiment, graphs: Graphs) -> Callable:
+def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
     """The function that runs steps of an epoch in one device call, compiled at its first call.
 
     Args:
-      experiment: the experiment.
-      graphs: its graphs as they lie on the devices.
+      placement: of an experiment.
+      inputs: of the model, as they lie on the devices.
 
     Returns:
       (state, number of steps) -> (state, sums of the metrics, metrics of the last step); the state is donated.
     """
-    config, model = experiment.config, experiment.model
-    sampler = make_sampler(experiment.dataset, config.protocol)
-    if full := num_without_negative(sampler):
+    experiment = placement.experiment
+    config, num_interactions = experiment.config, len(experiment.dataset.train)
+    model = experiment.model
+    sampler = make_sampler(experiment.dataset, config.protocol if model.leaking_negatives else "strict")
+    if not model.num_shared_negatives and (full := num_without_negative(sampler)):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
-    sampler = place_sampler(experiment, sampler)
-    num_interactions = len(experiment.dataset.train)
-    steps = functools.partial(train_steps, model.apply, experiment.tx, config.loss, config.batch_size)
-    run = run_parallel(experiment, steps, donate=0)
-    draw = run_parallel(experiment, functools.partial(draw_order, num_interactions, config.batch_size))
-    drawn: dict[
-        int, jax.Array
-    ] = {}  # the order of the epoch under way: sorting millions of numbers again for every call would take longer
+    sampler = placement.sampler(sampler)
+    steps = functools.partial(train_steps, model, experiment.tx, config.batch_size)
+    run = placement.run(steps, donate=True)
+    draw = placement.run(functools.partial(draw_epoch, model, num_interactions, config.batch_size))
+    # Kept for the epoch under way: sorting millions of numbers again for every call would take longer.
+    drawn_epoch, order, changed = -1, None, dict[str, Any]()
 
     def run_steps(state: TrainState, num_steps: int) -> tuple[TrainState, dict, dict]:
+        nonlocal drawn_epoch, order, changed
         epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
-        if epoch not in drawn:
-            drawn.clear()
-            drawn[epoch] = draw(state)
-        return run(state, graphs, sampler, drawn[epoch], np.int32(num_steps))
+        if epoch != drawn_epoch:
+            drawn_epoch, (order, changed) = epoch, draw(state, inputs)
+        return run(state, {**inputs, **changed}, sampler, order, np.int32(num_steps))
 
     return run_steps
 
@@ -206,7 +228,7 @@ def _run_epoch(
             state, sums, last = run_steps(state, call_steps)
             sums, last = jax.device_get((sums, last))
             seconds = time.perf_counter() - start
-            _check_finite(last, int(state.step))
+            check_numbers(last, int(state.step))
             progress.sums = {name: progress.sums.get(name, 0.0) + float(value) for name, value in sums.items()}
             progress.seconds += seconds
             progress.step_seconds += seconds
@@ -264,10 +286,6 @@ def _open_writer(workdir: str, config: ConfigDict, step: int) -> contextlib.Abst
     if not is_first():
         return contextlib.nullcontext()
     return RunWriter(workdir, config.log.tensorboard, resume_step=step)
-
-
-def _check_finite(last: dict[str, float], step: int) -> None:
-    check_numbers({name: last[name] for name in (*PARTS, "loss", "grad_norm")}, step)
 
 
 @contextlib.contextmanager

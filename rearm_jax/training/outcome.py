@@ -18,7 +18,10 @@ def table(result: Mapping, metric: str) -> str:
       metric: `config.evaluation.metric`.
     """
     columns = {result["model"]: result, **result["yardsticks"]}
-    lines = [f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.0f} s"]
+    epochs = f"best epoch {result['best_epoch']} of {result['epochs']}, " if result["epochs"] else ""
+    residual = result.get("residual")
+    beside = f"; residual {residual['model']}, weight {residual['weight']:g}" if residual else ""
+    lines = [f"{epochs}{result['seconds']:.0f} s{beside}"]
     lines.append(f"{'':24}" + "".join(f"{name:>14}" for name in columns))
     for key in (f"valid/{metric}", *(f"test/{name}" for name in headline_metrics(metric))):
         lines.append(f"{key:24}" + "".join(f"{values[key]:14.4f}" for values in columns.values()))
@@ -40,7 +43,13 @@ def weaknesses(result: Mapping, metric: str) -> list[str]:
     found = []
     key = f"test/{metric}"
     model, popular = result[key], result["yardsticks"]["most_popular"][key]
-    if model <= popular:
+    if model <= popular and not result["epochs"] and result["model"] != "popular":
+        found.append(
+            f"This run does not beat recommending the most popular items to everyone: {key} is {model:.4f}, theirs "
+            f"{popular:.4f}. Try other settings of the model, smaller and larger ones by factors, and "
+            f"{_other_model(result)}: where both fail, the interactions tell little."
+        )
+    elif model <= popular and result["epochs"]:
         found.append(
             f"This run does not beat recommending the most popular items to everyone: {key} is {model:.4f}, theirs "
             f"{popular:.4f}. Try {_longer(result)}a learning rate such as --config.learning_rate=1e-3 (the default is "
@@ -54,7 +63,7 @@ def weaknesses(result: Mapping, metric: str) -> list[str]:
             found.append(
                 f"This run finds nothing among the {group['items']:,} items with {train} train interactions: none of "
                 f"their {group['positives']:,} test interactions is in the first {metric.split('@')[1]} of its user. "
-                f"Try a larger --config.loss.l2_weight, and {_for_rare_items(result)}."
+                f"Try {_for_rare_items(result)}."
             )
     return found
 
@@ -95,9 +104,12 @@ def _other_model(result: Mapping) -> str:
 
 
 def _for_rare_items(result: Mapping) -> str:
+    rearm = "REARM, which knows rare items by their features, too (--config.model.name=rearm)"
+    if not result["epochs"]:
+        return rearm
     if result["model"] == "lightgcn":
-        return "REARM, which knows rare items by their features, too (--config.model.name=rearm)"
+        return f"a larger --config.loss.l2_weight, and {rearm}"
     return (
-        "a smaller --config.graph.item_cooccurrence_weight, which leaves rare items to their features (the nearest "
-        "neighbours in the report show whether these tell items apart)"
+        "a larger --config.loss.l2_weight, and a smaller --config.graph.item_cooccurrence_weight, which leaves rare "
+        "items to their features (the nearest neighbours in the report show whether these tell items apart)"
     )

@@ -1,9 +1,10 @@
-"""Where the arrays of a run lie, and how its functions run there: `config.parallel`.
+"""Where the arrays of a run lie, and how its functions run there: chosen once, by `config.parallel`.
 
 "data": everything is whole on every device, and the devices share the batch.
 "row": node tables, their optimiser state, the graphs and the sampler are also cut by row over the devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,112 +12,185 @@ import jax
 import numpy as np
 from absl import logging
 
-from rearm_jax.experiment import Experiment, abstract_params, init_params
-from rearm_jax.graphs.build import Graphs
+from rearm_jax.evaluation.ranking import UserBlocks, rank_items
+from rearm_jax.evaluation.ranking_by_row import rank_items_by_row
+from rearm_jax.experiment import Experiment, abstract_params, in_precision, init_params
+from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.row_adjacency import RowAdjacency, shard_adjacency
-from rearm_jax.training.parallel import (
-    AXIS,
-    RowCounts,
+from rearm_jax.parallel.mesh import (
+    Devices,
     data_parallel,
-    is_table,
     place_rows,
     replicate,
+    replicated,
     row_parallel,
     sharded_like,
 )
+from rearm_jax.parallel.rows import AXIS, Nodes, RowCounts, Shard, is_table
+from rearm_jax.recommender.contract import Inputs, Representations
 from rearm_jax.training.sampling import Sampler, cut_sampler
 from rearm_jax.training.step import TrainState
 
 _LEAST_FILLED = 0.3  # share of entries among the places of a graph's blocks, below which a warning is due
 
 
-def run_parallel(experiment: Experiment, fn: Callable, donate: int | None = None) -> Callable:
-    """Runs fn(shard, *args) on every device, args placed by the functions below. See `parallel`.
+def place(experiment: Experiment, devices: Devices | None = None) -> "Placement":
+    """The placement that config.parallel names.
 
     Args:
-      experiment: its config says how.
-      fn: its results must be equal on all devices, but for a state that takes the place of a donated one.
-      donate: position among args of one whose buffers fn's first result may reuse.
-
-    Returns:
-      A function of args, compiled at its first call.
+      experiment: the experiment.
+      devices: of all processes; None: all that jax sees.
     """
-    if experiment.config.parallel == "data":
-        return data_parallel(fn, donate)
-    compiled: dict[int, Callable] = {}
-
-    def call(*args: Any) -> Any:
-        if len(args) not in compiled:
-            compiled[len(args)] = row_parallel(fn, row_counts(experiment), args, donate)
-        return compiled[len(args)](*args)
-
-    return call
+    kind = {"data": Placement, "row": RowPlacement}[experiment.config.parallel]
+    return kind(experiment, tuple(jax.devices() if devices is None else devices))
 
 
-def place_graphs(experiment: Experiment) -> Graphs:
-    """The experiment's graphs on the devices; by row, of `RowAdjacency`."""
-    if experiment.config.parallel == "data":
-        return replicate(experiment.graphs)
-    users, items, _ = row_counts(experiment)
-    kinds = {"user_item": (users, items), "user_user": (users,), "item_item": (items,)}
-    placed = {}
-    for name, numbers in kinds.items():
-        blocks = shard_adjacency(getattr(experiment.graphs, name), numbers, jax.device_count(), AXIS)
-        _warn_if_uneven(name, blocks)
-        placed[name] = place_rows(blocks)
-    return Graphs(**placed)
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Everything whole on every device."""
+
+    experiment: Experiment
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def table_rows(self) -> dict[str, int]:
+        """Kind of node ("user", "item": how the names of its tables begin) -> rows of its tables, without padding."""
+        return {"user": self.experiment.dataset.num_users, "item": self.experiment.dataset.num_items}
+
+    @property
+    def num_block_shares(self) -> int:
+        """Of how many devices each ranks blocks of users of its own."""
+        return len(self.devices)
+
+    def run(self, fn: Callable, donate: bool = False) -> Callable:
+        """Runs fn(shard, *args) on every device, args placed by the methods below.
+
+        Args:
+          fn: its results must be equal on all devices, but for a state that takes the place of a donated one.
+          donate: whether fn's first result may reuse the buffers of the first of args.
+
+        Returns:
+          A function of args, compiled at its first call.
+        """
+        return data_parallel(in_precision(self.experiment.config, fn), self.devices, donate)
+
+    def whole(self, tree: Any) -> Any:
+        """Puts a tree on every device as it is."""
+        return replicate(tree, self.devices)
+
+    def inputs(self) -> Inputs:
+        """The model's inputs."""
+        return replicate(dict(self.experiment.inputs), self.devices)
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """A sampler that is on the host."""
+        return replicate(sampler, self.devices)
+
+    def state(self) -> TrainState:
+        """The state before training, the same whatever the placement and the number of devices are."""
+        params = init_params(self.experiment)
+        return replicate(TrainState(params, self.experiment.tx.init(params), np.int32(0), self._key()), self.devices)
+
+    def like(self) -> TrainState:
+        """Shapes, dtypes and shardings of the train state."""
+        sharding = replicated(self.devices)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._shapes())
+
+    def representations(self, params: dict, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of all users and all items, on the host: float32 (num_users, c) and (num_items, c).
+
+        Args:
+          params: the model's, as they are placed.
+          inputs: of `inputs`.
+        """
+        model = self.experiment.model
+
+        def forward(shard: Shard, params: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+            out: Any = model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
+            return (shard.gather(out.users), shard.gather(out.items)) if shard.by_row else (out.users, out.items)
+
+        users, items = jax.device_get(self.run(forward)(params, inputs))
+        return users[: self.experiment.dataset.num_users], items[: self.experiment.dataset.num_items]  # no padding
+
+    def rank(self, shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
+        """The k best items of each user of the blocks, int32 (num_blocks, block, k), inside of a function of `run`."""
+        mine = jax.tree.map(shard.rows, blocks)
+        return shard.gather(rank_items(out.users, out.items, mine, k)[0])
+
+    def _key(self) -> jax.Array:
+        return jax.random.key_data(jax.random.key(self.experiment.config.seed))
+
+    def _shapes(self) -> TrainState:
+        params = abstract_params(self.experiment)
+        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        opt_state = jax.eval_shape(self.experiment.tx.init, params)
+        return TrainState(params, opt_state, jax.ShapeDtypeStruct((), np.int32), key)
 
 
-def place_sampler(experiment: Experiment, sampler: Sampler) -> Sampler:
-    """The sampler on the devices."""
-    if experiment.config.parallel == "data":
-        return replicate(sampler)
-    cut = place_rows(cut_sampler(sampler, jax.device_count())._replace(num_items=None))
-    return cut._replace(num_items=replicate(sampler.num_items))
+class RowPlacement(Placement):
+    """Tables, graphs and sampler cut by row."""
+
+    @property
+    def row_counts(self) -> RowCounts:
+        """Rows of what is cut, without padding."""
+        dataset = self.experiment.dataset
+        return RowCounts(dataset.num_users, dataset.num_items, len(dataset.train))
+
+    @property
+    def num_block_shares(self) -> int:
+        return 1  # all devices work on every block
+
+    def run(self, fn: Callable, donate: bool = False) -> Callable:
+        compiled: Callable | None = None
+        fn = in_precision(self.experiment.config, fn)
+
+        def call(*args: Any) -> Any:
+            nonlocal compiled
+            if compiled is None:
+                compiled = row_parallel(fn, self.devices, self.row_counts, args, donate)
+            return compiled(*args)
+
+        return call
+
+    def inputs(self) -> Inputs:
+        return {name: self._cut(name, value) for name, value in self.experiment.inputs.items()}
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        cut = place_rows(cut_sampler(sampler, len(self.devices))._replace(num_items=None), self.devices)
+        return cut._replace(num_items=self.whole(sampler.num_items))
+
+    def state(self) -> TrainState:
+        # The whole tables go by the default device and the host; the optimiser's state is made where it lies.
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, x: place_rows(x, self.devices) if is_table(path) else self.whole(x),
+            init_params(self.experiment),
+        )
+        shardings = jax.tree.map(lambda x: x.sharding, self.like().opt_state)
+        opt_state = jax.jit(self.experiment.tx.init, out_shardings=shardings)(params)
+        return TrainState(params, opt_state, self.whole(np.int32(0)), self.whole(self._key()))
+
+    def like(self) -> TrainState:
+        return sharded_like(self._shapes(), self.devices)
+
+    def rank(self, shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
+        return rank_items_by_row(shard, out.users, out.items, blocks, k)
+
+    def _cut(self, name: str, value: Any) -> Any:
+        if not isinstance(value, Adjacency):
+            return place_rows(value, self.devices)
+        sizes = {"user": self.row_counts.users, "item": self.row_counts.items}
+        blocks = shard_adjacency(value, tuple(sizes[kind] for kind in value.nodes), len(self.devices), AXIS)
+        _warn_if_uneven(name, blocks, len(self.devices))
+        return place_rows(blocks, self.devices)
 
 
-def first_state(experiment: Experiment) -> TrainState:
-    """The state before training, the same whatever `config.parallel` and the number of devices are."""
-    key = jax.random.key_data(jax.random.key(experiment.config.seed))
-    params = init_params(experiment)
-    if experiment.config.parallel == "data":
-        return replicate(TrainState(params, experiment.tx.init(params), np.int32(0), key))
-    # The whole tables go by the default device and the host; the optimiser's state is made where it lies.
-    params = jax.tree_util.tree_map_with_path(lambda path, x: place_rows(x) if is_table(path) else replicate(x), params)
-    shardings = jax.tree.map(lambda x: x.sharding, state_like(experiment).opt_state)
-    opt_state = jax.jit(experiment.tx.init, out_shardings=shardings)(params)
-    return TrainState(params, opt_state, replicate(np.int32(0)), replicate(key))
-
-
-def state_like(experiment: Experiment) -> TrainState:
-    """Shapes, dtypes and shardings of the train state."""
-    params = abstract_params(experiment)
-    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    state = TrainState(params, jax.eval_shape(experiment.tx.init, params), jax.ShapeDtypeStruct((), np.int32), key)
-    if experiment.config.parallel == "row":
-        return sharded_like(state)
-    sharding = replicate(np.zeros(())).sharding
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
-
-
-def row_counts(experiment: Experiment) -> RowCounts:
-    """Rows of the tables that "row" cuts, without padding."""
-    dataset = experiment.dataset
-    return RowCounts(dataset.num_users, dataset.num_items, len(dataset.train))
-
-
-def table_rows(experiment: Experiment) -> dict[str, int]:
-    """Kind of node ("user", "item": how the names of its tables begin) -> rows of its tables, without padding."""
-    return {"user": experiment.dataset.num_users, "item": experiment.dataset.num_items}
-
-
-def _warn_if_uneven(name: str, adjacency: RowAdjacency) -> None:
+def _warn_if_uneven(name: str, adjacency: RowAdjacency, num_devices: int) -> None:
     filled = np.count_nonzero(adjacency.blocks.data) / adjacency.blocks.data.size
     if filled < _LEAST_FILLED and adjacency.blocks.data.nbytes > 2**20:
         logging.warning(
             "graph %s, cut for %d devices: its entries fill %.0f%% of the memory that the fullest block dictates, and "
             "devices wait for each other. Number the users and items in random order when you prepare the data",
             name,
-            jax.device_count(),
+            num_devices,
             100 * filled,
         )

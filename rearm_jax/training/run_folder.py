@@ -5,13 +5,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from rearm_jax.config import differences, from_json, resolve, to_json
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.training.checkpoint import checkpoint_directory
-from rearm_jax.training.writer import EVENTS_PATTERN, METRICS_FILE, replace_file, write_json
+from rearm_jax.training.run_path import reached, run_path
+from rearm_jax.training.writer import EVENTS_PREFIX, METRICS_FILE, replace_file, write_json
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
@@ -24,13 +24,15 @@ def saved_config(workdir: str | os.PathLike) -> ConfigDict:
       CheckpointError: the folder holds no run.
       ConfigError: its config.json is damaged; the message names it.
     """
-    path = epath.Path(workdir) / CONFIG_FILE
-    if not path.exists():
-        raise CheckpointError(
-            f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check --workdir"
-        )
+    path = run_path(workdir) / CONFIG_FILE
+    with reached(run_path(workdir)):
+        if not path.exists():
+            raise CheckpointError(
+                f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check --workdir"
+            )
+        content = path.read_bytes()
     try:
-        return from_json(path.read_text())
+        return from_json(content.decode())
     except (ConfigError, ValueError) as error:  # ValueError: it is no UTF-8
         raise ConfigError(f"{path} is damaged or of another version: {error}") from error
 
@@ -41,7 +43,7 @@ def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
     Raises:
       CheckpointError: names the fields that differ, with both values.
     """
-    if not (epath.Path(workdir) / CONFIG_FILE).exists():
+    if not (run_path(workdir) / CONFIG_FILE).exists():
         return
     saved, config = saved_config(workdir), resolve(config)
     fields = differences(saved, config)
@@ -55,17 +57,18 @@ def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 def clear_run_folder(workdir: str | os.PathLike) -> None:
     """Deletes the files of a run, and nothing else that may lie in the folder."""
-    folder = epath.Path(workdir)
+    folder = run_path(workdir)
     directory = checkpoint_directory(folder)
     if directory.exists():
         directory.rmtree()
-    for path in (folder / CONFIG_FILE, folder / RESULT_FILE, folder / METRICS_FILE, *folder.glob(EVENTS_PATTERN)):
-        path.unlink(missing_ok=True)
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name in (CONFIG_FILE, RESULT_FILE, METRICS_FILE) or path.name.startswith(EVENTS_PREFIX):
+            path.unlink()
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Creates the folder and saves the resolved config in it."""
-    folder = epath.Path(workdir)
+    folder = run_path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / CONFIG_FILE, to_json(config) + "\n")
 
@@ -76,7 +79,7 @@ def read_result(workdir: str | os.PathLike) -> dict | None:
     Raises:
       CheckpointError: the file is damaged.
     """
-    path = epath.Path(workdir) / RESULT_FILE
+    path = run_path(workdir) / RESULT_FILE
     if not path.exists():
         return None
     try:
@@ -90,7 +93,7 @@ def read_result(workdir: str | os.PathLike) -> dict | None:
 
 def write_result(workdir: str | os.PathLike, result: Mapping) -> None:
     """Saves the result of a finished run."""
-    write_json(epath.Path(workdir) / RESULT_FILE, dict(result))
+    write_json(run_path(workdir) / RESULT_FILE, dict(result))
 
 
 def _field(config: ConfigDict, name: str) -> Any:

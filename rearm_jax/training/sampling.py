@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rearm_jax.data.dataset import Dataset, group_by_user
-from rearm_jax.models.representations import WHOLE, WholeTable
-from rearm_jax.training.parallel import Shard
+from rearm_jax.parallel.rows import ALONE, WHOLE, Shard, WholeTable
+from rearm_jax.recommender.contract import Batch
 
-_ALONE = Shard()
+_CHUNK_PAIRS = 2**13  # excluded items that `find_own` looks up at a time
 
 
 class Sampler(NamedTuple):
@@ -25,15 +25,6 @@ class Sampler(NamedTuple):
     indptr: jax.Array | Any  # int32 (num_users + 1,)
     excluded: jax.Array | Any  # int32 (m,), sorted within each user
     num_items: jax.Array | Any  # int32 ()
-
-
-class Batch(NamedTuple):
-    """A global batch. Rows whose mask is False are padding, or have no negative; they count in no loss."""
-
-    users: jax.Array  # int32 (b,)
-    positives: jax.Array  # int32 (b,)
-    negatives: jax.Array  # int32 (b,)
-    mask: jax.Array  # bool (b,)
 
 
 def make_sampler(dataset: Dataset, protocol: str) -> Sampler:
@@ -91,9 +82,16 @@ def epoch_order(key: jax.Array, num_interactions: int) -> jax.Array:
 
 
 def draw_batch(
-    sampler: Sampler, order: jax.Array, position: jax.Array, key: jax.Array, batch_size: int, shard: Shard = _ALONE
+    sampler: Sampler,
+    order: jax.Array,
+    position: jax.Array,
+    key: jax.Array,
+    batch_size: int,
+    shard: Shard = ALONE,
+    num_shared_negatives: int = 0,
 ) -> Batch:
-    """The interactions order[position : position + batch_size] with a negative each; the last batch is masked.
+    """The interactions order[position : position + batch_size], with a negative each or with negatives that they share;
+    the last batch is masked.
 
     Args:
       sampler: of the data set.
@@ -102,12 +100,20 @@ def draw_batch(
       key: of the negatives.
       batch_size: b, static.
       shard: how the rows of the sampler are reached.
+      num_shared_negatives: n, static; drawn uniformly from all items, and the same item may come twice. 0: a negative
+        each, from `draw_negatives`.
     """
     rows = position + jnp.arange(batch_size, dtype=jnp.int32)
     index = order[jnp.minimum(rows, order.shape[0] - 1)]
     users, items = shard.interactions.lookup(lambda places: (sampler.users[places], sampler.items[places]), index)
-    negatives, possible = draw_negatives(sampler, users, key, shard.users)
-    return Batch(users, items, negatives, (rows < order.shape[0]) & possible)
+    inside = rows < order.shape[0]
+    if not num_shared_negatives:
+        negatives, possible = draw_negatives(sampler, users, key, shard.users)
+        return Batch(users, items, negatives, inside & possible)
+    # Sorted, so that an item is found among them by halving.
+    negatives = jnp.sort(jax.random.randint(key, (num_shared_negatives,), 0, sampler.num_items, jnp.int32))
+    own = shard.users.lookup(lambda places: find_own(sampler, places, negatives), users)
+    return Batch(users, items, negatives, inside, own.astype(bool))
 
 
 def draw_negatives(
@@ -147,3 +153,32 @@ def draw_negatives(
 
     items, free = user_rows.lookup(draw, users)
     return items, free > 0
+
+
+def find_own(sampler: Sampler, users: jax.Array, negatives: jax.Array) -> jax.Array:
+    """Which of the negatives are in the excluded set of each user, bool (b, n).
+
+    The excluded items of all these users, one list after the other, are looked up among the negatives a chunk at a
+    time: the work grows with how many there are, whoever has most of them.
+
+    Args:
+      sampler: of the data set.
+      users: int32 (b,).
+      negatives: int32 (n,), sorted.
+    """
+    start = sampler.indptr[users]
+    count = sampler.indptr[users + 1] - start
+    ends = jnp.cumsum(count)
+
+    def mark(chunk: jax.Array, own: jax.Array) -> jax.Array:
+        pair = chunk * _CHUNK_PAIRS + jnp.arange(_CHUNK_PAIRS, dtype=jnp.int32)
+        row = jnp.searchsorted(ends, pair, side="right")  # b, and so dropped, behind the last pair
+        item = sampler.excluded[start[row] + pair - ends[row] + count[row]]
+        place = jnp.searchsorted(negatives, item)
+        place = jnp.where(negatives[place] == item, place, len(negatives))
+        return own.at[row, place].set(True, mode="drop")
+
+    first_places = jnp.zeros((len(users), len(negatives)), bool)
+    first_places = jax.lax.fori_loop(0, -(-ends[-1] // _CHUNK_PAIRS), mark, first_places)
+    # An item that was drawn again has the mark of its first place.
+    return first_places[:, jnp.searchsorted(negatives, negatives)]

@@ -15,9 +15,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.training.run_path import in_bucket, run_path
 
 METRICS_FILE = "metrics.jsonl"
-EVENTS_PATTERN = "events.out.tfevents.*"
+EVENTS_PREFIX = "events.out.tfevents."
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 SECONDS_BETWEEN_FLUSHES = 10  # of the TensorBoard events; metrics.jsonl is on the disk after every line
 
@@ -42,11 +43,11 @@ class RunWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike, tensorboard: bool, resume_step: int | None = None):
-        folder = epath.Path(workdir)
+        folder = run_path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS_FILE
         self._lines = self._keep_lines(-1 if resume_step is None else resume_step)
-        self._in_bucket = "://" in str(folder)
+        self._in_bucket = in_bucket(folder)
         self._events = None
         if tensorboard:
             # tensorboardX names a file by the second alone, and would write over the file of a run killed just now.
@@ -114,13 +115,13 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     Raises:
       CheckpointError: another line is unreadable; the message names it.
     """
-    path = epath.Path(workdir) / METRICS_FILE
+    path = run_path(workdir) / METRICS_FILE
     return _parse(path, path.read_bytes()) if path.exists() else []
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` (what `to_json` takes) as indented JSON, all or nothing: a reader never sees half a file."""
-    replace_file(epath.Path(path), json.dumps(to_json(value), indent=2) + "\n")
+    replace_file(run_path(path), json.dumps(to_json(value), indent=2) + "\n")
 
 
 def replace_file(path: epath.Path, text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 def main() -> int:
     os.environ["REARM_FAULTS"] = "full"  # for tests.faults.tally
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # programs as users have them
     start = time.monotonic()
     code = pytest.main([str(Path(__file__).parent), "-p", "no:cacheprovider", *sys.argv[1:]])
     counts = importlib.import_module("tests.faults.tally").counts  # pytest wants to be the first to import it

@@ -14,9 +14,10 @@ import pytest
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import build_experiment
-from rearm_jax.graphs.build import build_graphs
+from rearm_jax.models.rearm import REARM
 from rearm_jax.training import digest, loop, writer
 from rearm_jax.training.checkpoint import Checkpoints
+from tests.conftest import tiny_config
 from tests.faults import processes
 from tests.faults.tally import counts, random_source, scaled
 from tests.test_loop import assert_same_runs
@@ -196,16 +197,17 @@ def test_half_a_line_of_metrics_is_no_obstacle(run, trained):
 
 
 def test_a_flipped_bit_in_a_cached_graph_is_found(tmp_path):
-    config = processes.config(graph__cache_dir=str(tmp_path))
+    config = tiny_config(graph__cache_dir=str(tmp_path))
     experiment = build_experiment(config)
-    arguments = experiment.dataset, config.graph, config.protocol, config.seed
-    expected = jax.device_get(jax.tree.leaves(experiment.graphs))
-    (path,) = tmp_path.glob("*.npz")
-    whole, source = path.read_bytes(), random_source()
+    expected = jax.device_get(jax.tree.leaves(experiment.inputs))
+    files, source = {path: path.read_bytes() for path in sorted(tmp_path.glob("*.npz"))}, random_source()
+    assert len(files) == 6  # a co-occurrence graph and two kNN graphs of users, and of items
     for number in range(NUM_GRAPH_FLIPS):
+        path = source.choice(list(files))
+        whole = files[path]
         changed = flip(whole, source) if number % 10 else whole[: source.randrange(len(whole))]
         path.write_bytes(changed)
-        found = jax.device_get(jax.tree.leaves(build_graphs(*arguments)))
+        found = jax.device_get(jax.tree.leaves(REARM.relations(experiment.dataset, config)))
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
         counts["cached graphs damaged: never a wrong graph"] += 1

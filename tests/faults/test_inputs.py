@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from rearm_jax.config import check_config, from_json, parse_flags, to_json
+from rearm_jax.command_line import parse_flags
+from rearm_jax.config import check_config, from_json, to_json
 from rearm_jax.data.dataset import load_dataset
+from rearm_jax.default import declared
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.main import _config_name
-from rearm_jax.models.torch_weights import from_torch
-from rearm_jax.schema import SCHEMA
+from rearm_jax.models.rearm.torch_weights import from_torch
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.digest import read_record, write_record
 from rearm_jax.training.run_folder import read_result, saved_config
@@ -97,7 +98,7 @@ def test_config_json(content):
 
 
 @cases(300)
-@given(st.dictionaries(st.sampled_from([*SCHEMA]), VALUES, min_size=1, max_size=4))
+@given(st.dictionaries(st.sampled_from([*declared("rearm")]), VALUES, min_size=1, max_size=4))
 def test_several_fields_at_once(changes):
     config = tiny_config().unlock()
     for name, value in changes.items():
@@ -113,7 +114,7 @@ def test_several_fields_at_once(changes):
 
 
 FLAGS = st.one_of(
-    st.tuples(st.sampled_from([*SCHEMA]), VALUES.map(str)).map(lambda pair: f"--config.{pair[0]}={pair[1]}"),
+    st.tuples(st.sampled_from([*declared("rearm")]), VALUES.map(str)).map(lambda pair: f"--config.{pair[0]}={pair[1]}"),
     st.text(max_size=12),
     st.text(max_size=8).map(lambda text: f"--config.{text}"),
     st.sampled_from(

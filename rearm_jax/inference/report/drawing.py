@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, how_to_install
 
 # After Okabe & Ito, whose colours colour-blind people can tell apart. A drawing uses no others; page.html has the same
 # names as CSS variables, with values for a light and for a dark page.
@@ -118,7 +118,7 @@ def check_installed() -> None:
     except ImportError as error:
         raise ConfigError(
             f"the report needs matplotlib and scikit-learn, which cannot be imported ({error}). "
-            "Install them with: pip install 'rearm-jax[report]'"
+            f"To install them: {how_to_install('report')}"
         ) from error
 
 

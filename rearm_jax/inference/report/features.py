@@ -3,27 +3,24 @@
 The paper's figure shows the two kinds of features before and after training. Here, for users and for items,
 
 - modal-unique, one kind a modality: F_m, the modality's features after the user-item propagation, which the orthogonal
-  loss pushes apart (`Representations.modal_users`, `modal_items`);
+  loss pushes apart ("modal_users", "modal_items" of `Representations.views`);
 - modal-shared: what the meta-network distils from all F_m, transforming the ID embeddings (its output).
 
 "Before" is the model with the parameters of `init_params`, "after" with those of the best checkpoint; no dropout.
 """
 
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rearm_jax.experiment import Experiment
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.graphs.row_adjacency import propagate
-from rearm_jax.losses import normalize_rows
-from rearm_jax.models.rearm import REARM
+from rearm_jax.experiment import Experiment, in_precision
+from rearm_jax.recommender.contract import Inputs, Recommender
 
-SHARED = "shared"
+SHARED = "shared"  # the kind of features that the meta-network gives
 SAMPLE_SIZE = 500  # users or items in a t-SNE plot; each is one point a kind of features
 ATTENTION_SAMPLE = 1000  # items whose attention weights are measured
 SEED = 0
@@ -73,20 +70,15 @@ class Inside(NamedTuple):
 
 def look_inside(experiment: Experiment, params: Mapping) -> Inside:
     """Runs the model of `experiment`, a REARM, and keeps what lies on the way."""
-    names = list(experiment.dataset.features)
     sample = sample_rows(experiment.dataset.num_items, ATTENTION_SAMPLE)
-    users, items, inputs, attended = jax.device_get(_forward(experiment.model, params, experiment.graphs, sample))
-    uses = [(f"{name} self", f"{name}_self_attention", x, x) for name, x in zip(names, inputs, strict=True)]
-    for name, x in zip(names, attended, strict=True):
-        for other, query in zip(names, attended, strict=True):
-            if other != name:
-                use = f"{name} cross" if len(names) == 2 else f"{name} cross, {other} asks"
-                uses.append((use, f"{name}_cross_attention", query, x))
-    return Inside(
-        users=dict(zip((*names, SHARED), users, strict=True)),
-        items=dict(zip((*names, SHARED), items, strict=True)),
-        attention=[_measure(use, params[path], query, context) for use, path, query, context in uses],
-    )
+    forward = in_precision(experiment.config, functools.partial(_shown, experiment.model))
+    shown = jax.device_get(jax.jit(forward)(params, experiment.inputs))
+    attention = []
+    for use, (query, context) in _with_prefix(shown, "attention: ").items():
+        name, kind = use.split(",")[0].rsplit(" ", 1)
+        block = params[f"{name}_{kind}_attention"]
+        attention.append(_measure(use, block, query[sample], context[sample]))
+    return Inside(_with_prefix(shown, "user features: "), _with_prefix(shown, "item features: "), attention)
 
 
 def sample_rows(num_rows: int, size: int) -> np.ndarray:
@@ -138,29 +130,14 @@ def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[
     return scalars
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(model: REARM, params: Mapping, graphs: Graphs, sample: jax.Array) -> tuple:
-    """Features of users and items, kind by kind; inputs of self- and of cross-attention for the items in `sample`."""
-    num_modalities = len(model.feature_widths)
-    projections = [f"item_{name}_projection" for name, _ in model.feature_widths]
-    kept = {"user_meta", "item_meta", "prelu", *projections}
-    out, state = model.apply(
-        {"params": params},
-        graphs,
-        train=False,
-        mutable=["intermediates"],
-        capture_intermediates=lambda module, _: len(module.path) == 1 and module.name in kept,
-    )
-    calls = {name: captured["__call__"] for name, captured in state["intermediates"].items()}
-    users, items = (*out.modal_users, calls["user_meta"][0]), (*out.modal_items, calls["item_meta"][0])
+def _shown(model: Recommender, params: Mapping, inputs: Inputs) -> dict:
+    """What the model's forward pass sows for the report, in its order."""
+    _, state = model.apply({"params": params}, inputs, mutable=["shown"])
+    return OrderedDict((name, sown) for name, (sown,) in state["shown"].items())  # jit sorts the names of a dict
 
-    # Self-attention takes the items' features after the homography; cross-attention those that the PReLU gives when it
-    # is used for the second time on all modalities (the first time is on the users' features).
-    nodes = jnp.concatenate([out.item_ids, *(calls[name][0].astype(jnp.float32) for name in projections)], axis=1)
-    *_, last = (nodes, *propagate(graphs.item_item, nodes, model.num_item_layers))
-    _, *inputs = jnp.split(normalize_rows(last)[sample], 1 + num_modalities, axis=1)
-    attended = [x[sample] for x in calls["prelu"][num_modalities : 2 * num_modalities]]
-    return users, items, inputs, attended
+
+def _with_prefix(shown: Mapping, prefix: str) -> dict:
+    return {name.removeprefix(prefix): value for name, value in shown.items() if name.startswith(prefix)}
 
 
 def _measure(name: str, params: Mapping, query: np.ndarray, context: np.ndarray) -> AttentionBlock:

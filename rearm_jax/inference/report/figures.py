@@ -20,9 +20,10 @@ def training(records: Sequence[Mapping], metric: str, best_epoch: int) -> Drawin
       metric: such as "recall@20", the one that picks the best checkpoint.
       best_epoch: whose checkpoint it is.
     """
-    parts = {"total": "loss"} | {name: name for name in ("bpr", "contrastive", "orthogonal", "l2")}
-    losses = {name: _curve(records, f"train/{key}") for name, key in parts.items()}
-    losses = {name: curve for name, curve in losses.items() if (curve[1] > 0).any()}  # parts of weight 0 are not drawn
+    recorded = dict.fromkeys(name for record in records for name in record if name.startswith("train/"))
+    parts = [name.removeprefix("train/") for name in recorded if name not in ("train/loss", "train/grad_norm")]
+    losses = {"total": _curve(records, "train/loss")} | {name: _curve(records, f"train/{name}") for name in parts}
+    losses = {name: curve for name, curve in losses.items() if (curve[1] > 0).any()}  # nothing below 0 has a logarithm
     cutoff = metric.split("@")[1]
     names = dict.fromkeys((metric, f"recall@{cutoff}", f"ndcg@{cutoff}"))
     metrics = {name: _curve(records, f"valid/{name}") for name in names}
@@ -93,13 +94,15 @@ def attention(before: Sequence[AttentionBlock], after: Sequence[AttentionBlock],
 
 
 def degrees(sides: Sequence[GraphSide]) -> Drawing:
-    """Degree distributions of the three graphs."""
-    users, items, user_user, item_item = sides
-    groups = (
-        ("User-item", "train interactions, at least", {"users": users, "items": items}),
-        ("User-user", "other users that list it, at least", {"users": user_user}),
-        ("Item-item", "other items that list it, at least", {"items": item_item}),
-    )
+    """Degree distributions, of the user-item graph in one panel; `sides` are those of `graph_sides`."""
+    interactions, relations = sides[:2], sides[2:]
+    groups = [
+        ("User-item", "train interactions, at least", {side.nodes: side for side in interactions}),
+        *(
+            (side.name.capitalize(), f"other {side.nodes} that list it, at least", {side.nodes: side})
+            for side in relations
+        ),
+    ]
     panels = tuple(
         partial(_survival, title=title, x_label=x_label, degrees={name: side.degrees for name, side in lines.items()})
         for title, x_label, lines in groups
@@ -148,7 +151,9 @@ def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], bes
 
 def _curves(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-    for (name, (epochs, values)), colour, dash in zip(curves.items(), SERIES, DASHES, strict=False):
+    for number, (name, (epochs, values)) in enumerate(curves.items()):
+        # The sixth has the colour of the first again, and other dashes.
+        colour, dash = SERIES[number % len(SERIES)], DASHES[(number + number // len(SERIES)) % len(DASHES)]
         axes.plot(epochs, values, color=colour, linestyle=dash, label=name, marker="o" if len(epochs) < 5 else None)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")

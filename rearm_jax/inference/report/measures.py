@@ -2,17 +2,16 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from rearm_jax.data.dataset import Dataset, group_by_user
+from rearm_jax.data.dataset import Dataset
 from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.evaluation.metrics import hit_matrix
 from rearm_jax.evaluation.popularity import quantile_groups
-from rearm_jax.evaluation.ranking import make_blocks, rank_items
+from rearm_jax.evaluation.scoring import Scores, each_block, rank_block
+from rearm_jax.evaluation.splits import blocks_and_positives
 from rearm_jax.graphs.adjacency import Adjacency
-from rearm_jax.graphs.build import Graphs
-from rearm_jax.models.representations import Representations
+from rearm_jax.recommender.contract import Inputs
 
 NUM_NEIGHBOURS = 5
 NUM_SHOWN = 4  # items whose neighbours are shown, popular ones and rare ones
@@ -50,6 +49,7 @@ class GraphSide(NamedTuple):
 
     Attributes:
       name: of the graph, and of the nodes where it has two kinds.
+      nodes: "users" or "items".
       num_entries: stored entries of the adjacency that belong to these nodes.
       degrees: int (n,). In the user-item graph, train interactions; in the others, how many other nodes have the node
         among their neighbours.
@@ -57,6 +57,7 @@ class GraphSide(NamedTuple):
     """
 
     name: str
+    nodes: str
     num_entries: int
     degrees: np.ndarray
     num_isolated: int
@@ -70,9 +71,7 @@ class Neighbours(NamedTuple):
     similarities: np.ndarray
 
 
-def recall_by_group(
-    dataset: Dataset, representations: Representations, k: int, block_size: int
-) -> tuple[list[Group], list[Group]]:
+def recall_by_group(dataset: Dataset, scores: Scores, k: int, block_size: int) -> tuple[list[Group], list[Group]]:
     """Recall@k on the test split, train items left out, by item popularity and by user history.
 
     Items: the share of a group's test interactions that are among the first k of their user. Users: the mean recall of
@@ -81,7 +80,7 @@ def recall_by_group(
 
     Args:
       dataset: the data of the run.
-      representations: of the best checkpoint.
+      scores: of the best checkpoint.
       k: length of the lists.
       block_size: users ranked at a time.
 
@@ -89,13 +88,11 @@ def recall_by_group(
       Groups of items and groups of users, from few train interactions to many.
     """
     users = np.unique(dataset.test[:, 0])
-    blocks = make_blocks(users, group_by_user(dataset.train, dataset.num_users), block_size)
-    positives = group_by_user(dataset.test, dataset.num_users)
-    rank = jax.jit(rank_items, static_argnames="k")
+    blocks, positives = blocks_and_positives(dataset, "test", block_size)
     popularity = most_popular_scores(dataset.train, dataset.num_items)
-    vectors = {
-        "model": (representations.users, representations.items),
-        "popular": (np.ones((dataset.num_users, 1), np.float32), popularity[:, None]),
+    ranked: dict[str, Scores] = {
+        "model": scores,
+        "popular": lambda users: np.broadcast_to(popularity, (len(users), dataset.num_items)),
     }
 
     rows = np.searchsorted(users, dataset.test[:, 0])
@@ -104,15 +101,16 @@ def recall_by_group(
     pairs = _count(rows, item_groups[dataset.test[:, 1]], (len(users), num_groups))
     num_positives = pairs.sum(axis=1)
     by_items, by_users = {}, {}
-    for name, (user_vectors, item_vectors) in vectors.items():
-        top_items = np.asarray(rank(user_vectors, item_vectors, blocks, k=k)[0]).reshape(-1, k)[: len(users)]
+    for name, some in ranked.items():
+        lists = [rank_block(some(np.asarray(block.users)), block, k)[0] for block in each_block(blocks)]
+        top_items = np.concatenate(lists)[: len(users)]
         hits = hit_matrix(top_items, users, positives)
         by_items[name] = _count(np.nonzero(hits)[0], item_groups[top_items[hits]], (len(users), num_groups))
         by_users[name] = hits.sum(axis=1) / num_positives
 
     def item_group(group: int) -> Group:
         members = popularity[item_groups == group]
-        estimates = [ratio(by_items[name][:, group], pairs[:, group]) for name in vectors]
+        estimates = [ratio(by_items[name][:, group], pairs[:, group]) for name in ranked]
         return Group(int(members.min()), int(members.max()), len(members), int(pairs[:, group].sum()), *estimates)
 
     history = np.bincount(dataset.train[:, 0], minlength=dataset.num_users)[users]
@@ -120,7 +118,7 @@ def recall_by_group(
 
     def user_group(group: int) -> Group:
         inside = user_groups == group
-        estimates = [ratio(by_users[name][inside], np.ones(inside.sum())) for name in vectors]
+        estimates = [ratio(by_users[name][inside], np.ones(inside.sum())) for name in ranked]
         lengths, num_pairs = history[inside], num_positives[inside].sum()
         return Group(int(lengths.min()), int(lengths.max()), int(inside.sum()), int(num_pairs), *estimates)
 
@@ -147,13 +145,14 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
     return Estimate(float(value), float(_NORMAL_95 * np.sqrt(n / (n - 1) * squares) / total))
 
 
-def graph_sides(dataset: Dataset, graphs: Graphs) -> list[GraphSide]:
-    """Statistics of the three graphs, the user-item graph once for users and once for items."""
+def graph_sides(dataset: Dataset, inputs: Inputs) -> list[GraphSide]:
+    """Statistics of the graphs that the model reads, the user-item graph once for users and once for items."""
     sides = []
-    for column, (name, size) in enumerate((("users", dataset.num_users), ("items", dataset.num_items))):
+    for column, (nodes, size) in enumerate((("users", dataset.num_users), ("items", dataset.num_items))):
         degrees = np.bincount(dataset.train[:, column], minlength=size)
-        sides.append(GraphSide(f"user-item, {name}", len(dataset.train), degrees, int((degrees == 0).sum())))
-    return [*sides, _relation("user-user", graphs.user_user), _relation("item-item", graphs.item_item)]
+        sides.append(GraphSide(f"user-item, {nodes}", nodes, len(dataset.train), degrees, int((degrees == 0).sum())))
+    relations = {n: graph for n, graph in inputs.items() if isinstance(graph, Adjacency) and len(graph.nodes) == 1}
+    return [*sides, *(_relation(name.replace("_", "-"), graph) for name, graph in relations.items())]
 
 
 def shown_items(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +194,7 @@ def _relation(name: str, adjacency: Adjacency) -> GraphSide:
     joins = rows != columns
     degrees = np.bincount(columns[joins], minlength=n)
     isolated = (degrees == 0) & (np.bincount(rows[joins], minlength=n) == 0)
-    return GraphSide(name, len(rows), degrees, int(isolated.sum()))
+    return GraphSide(name, f"{adjacency.nodes[0]}s", len(rows), degrees, int(isolated.sum()))
 
 
 def _count(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.report.markup import Markup, element, join
-from rearm_jax.inference.report.sections import MODEL_NAMES, SECTIONS, YARDSTICKS
+from rearm_jax.inference.report.sections import SECTIONS, YARDSTICKS, title
 from rearm_jax.training.outcome import headline_metrics, weaknesses
 
 
@@ -24,14 +24,17 @@ def head(run: str, dataset: Dataset, result: Mapping, metric: str) -> Markup:
         f"{dataset.num_users:,} users · {dataset.num_items:,} items · interactions: {len(dataset.train):,} train, "
         f"{len(dataset.valid):,} validation, {len(dataset.test):,} test · features: {widths}"
     )
+    epochs = f"best epoch {result['best_epoch']} of {result['epochs']} · " if result["epochs"] else ""
     run_facts = (
-        f"best epoch {result['best_epoch']} of {result['epochs']} · {result['seconds']:,.0f} s of training on "
+        f"{epochs}{result['seconds']:,.0f} s of training on "
         f"{', '.join(result['devices'])} · seed {result['seed']} · protocol {result['protocol']}"
     )
+    residual = result.get("residual")
+    beside = f" + {residual['weight']:g} {title(residual['model'])}" if residual else ""
     links = [element("li", element("a", name, href=f"#{anchor}")) for anchor, name in SECTIONS.items()]
     return element(
         "header",
-        element("p", f"{MODEL_NAMES[result['model']]} · a trained run", class_="kicker"),
+        element("p", f"{title(result['model'])}{beside} · a trained run", class_="kicker"),
         element("h1", run),
         element("p", data, class_="facts"),
         element("p", run_facts, class_="facts"),
@@ -55,7 +58,7 @@ def _flags_as_code(text: str) -> list[str]:
 
 def _tile(metric: str, result: Mapping) -> Markup:
     key = f"test/{metric}"
-    values = {MODEL_NAMES[result["model"]]: result[key]}
+    values = {title(result["model"]): result[key]}
     values |= {YARDSTICKS[name]: metrics[key] for name, metrics in result["yardsticks"].items()}
     largest = max(values.values()) or 1.0
     lines = []

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rearm_jax import models
 from rearm_jax.inference.report.drawing import Drawing
 from rearm_jax.inference.report.features import SAMPLE_SIZE, SHARED, Embedding
 from rearm_jax.inference.report.figures import span
 from rearm_jax.inference.report.markup import Markup, element, table
 from rearm_jax.inference.report.measures import Estimate, GraphSide, Group, Neighbours
 
-MODEL_NAMES = {"rearm": "REARM", "lightgcn": "LightGCN"}
 YARDSTICKS = {"most_popular": "most popular", "random": "random"}
 SECTIONS = {
     "users": "Users and their lists",
@@ -23,6 +23,11 @@ SECTIONS = {
     "neighbours": "Nearest neighbours",
     "numbers": "All numbers",
 }
+
+
+def title(model: str) -> str:
+    """What people call a model, by its `config.model.name`."""
+    return models.find(model).title
 
 
 def training(drawing: Drawing, metric: str) -> Markup:
@@ -37,11 +42,13 @@ def training(drawing: Drawing, metric: str) -> Markup:
     return section("training", text, _figure(drawing, caption))
 
 
+def without_training(model: str) -> Markup:
+    text = f"{title(model)} is fitted in closed form, at once: there are no epochs and no losses to show."
+    return section("training", text)
+
+
 def without_features(model: str) -> Markup:
-    text = (
-        f"{MODEL_NAMES[model]} has no modalities: it learns from ID embeddings and the user-item graph alone, so that "
-        "there is nothing modal to share or to keep apart."
-    )
+    text = f"{title(model)} has no modalities, so that there is nothing modal to share or to keep apart."
     return section("features", text)
 
 
@@ -94,7 +101,7 @@ def recall(drawing: Drawing, item_groups: Sequence[Group], user_groups: Sequence
         "that all groups together give the recall of the run. Bars: 95 % intervals (normal, with users as the sample), "
         "none where all of a group fared alike."
     )
-    results = "test interactions", f"recall@{k} {MODEL_NAMES[model]}", f"recall@{k} most popular"
+    results = "test interactions", f"recall@{k} {title(model)}", f"recall@{k} most popular"
     by_items = table(
         "By popularity of the item", ("train interactions", "items", *results), map(_group_row, item_groups)
     )
@@ -103,7 +110,7 @@ def recall(drawing: Drawing, item_groups: Sequence[Group], user_groups: Sequence
 
 
 def without_attention(model: str) -> Markup:
-    return section("attention", f"{MODEL_NAMES[model]} has no attention.")
+    return section("attention", f"{title(model)} has no attention.")
 
 
 def attention(drawing: Drawing, before: Mapping, after: Mapping, dim: int) -> Markup:
@@ -130,12 +137,13 @@ def attention(drawing: Drawing, before: Mapping, after: Mapping, dim: int) -> Ma
 
 
 def graphs(drawing: Drawing, sides: Sequence[GraphSide], model: str) -> Markup:
+    names = {side.name for side in sides}
     text = (
-        "Who interacted with what (user-item), users alike by co-occurrence and interest (user-user), items alike by "
-        "co-occurrence and features (item-item)."
+        "Who interacted with what (user-item)"
+        + (", users alike by co-occurrence and interest (user-user)" if "user-user" in names else "")
+        + (", items alike by co-occurrence and features (item-item)" if "item-item" in names else "")
+        + f". {title(model)} learns from these."
     )
-    if model == "lightgcn":
-        text += " LightGCN uses the first alone."
     caption = (
         "Share of the nodes with at least as many train interactions, or that at least as many others list among "
         "their neighbours; both axes are logarithmic. A long tail to the right means hubs."
@@ -174,9 +182,14 @@ def neighbours(
     )
 
 
+def without_neighbours(model: str) -> Markup:
+    text = f"{title(model)} has no vectors of items, so that no item is near another in the sense of this section."
+    return section("neighbours", text)
+
+
 def numbers(result: Mapping, settings: Mapping) -> Markup:
     """Every metric of result.json, and the resolved settings."""
-    columns = {MODEL_NAMES[result["model"]]: result}
+    columns = {title(result["model"]): result}
     columns |= {YARDSTICKS[name]: values for name, values in result["yardsticks"].items()}
     metrics = [name.removeprefix("test/") for name in result if name.startswith("test/")]
     header = [f"{name}, {split}" for split in ("test", "validation") for name in columns]

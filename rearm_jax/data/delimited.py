@@ -1,0 +1,204 @@
+"""Text tables: a line of names, then records whose fields have a separator between them.
+
+What quotes mean is found by reading the file in each of the dialects (records.py): one fits when every record has the
+header's number of fields and the quotes close. RecBole's files know no quotes, nor do those with "::".
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from rearm_jax.data.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
+from rearm_jax.data.reading import MEND, Account, Found, Reading
+from rearm_jax.data.records import Layout, whole_records
+from rearm_jax.data.survey import Survey, survey
+from rearm_jax.data.text import BLANKS, BLOCK, Text, not_utf8
+from rearm_jax.errors import DataError
+
+_LINES_LOOKED_AT = 1000
+
+
+def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
+    """A text table as a lazy frame of text columns; its account is put into `reading`.
+
+    Raises:
+        DataError: records cannot be read (and must not be skipped), quotes can be read in two ways that differ, or
+            there are no names of columns; the message names line and option.
+    """
+    separator = find_separator(text.line(first_line(text)[0]))
+    if separator == b"::":
+        text, separator = _with_stand_in(text), STAND_IN
+    surveys = _surveys(text, reading, separator)
+    chosen = _choose(text, reading, surveys)
+
+    layout, drops = chosen.layout, chosen.drops
+    blank = chosen.blank + layout.first_line - 1 - layout.num_header
+    refused = sum(record.num_lines for record in chosen.refused)
+    account = Account(
+        path=text.path,
+        lines=chosen.lines,
+        header=layout.num_header,
+        blank=blank,
+        read=chosen.lines - layout.num_header - blank - refused,
+        records=chosen.records,
+        refused=chosen.refused,
+        quote=layout.dialect,
+    )
+    skipped_lines = layout.first_line - 1
+    if len(drops) or (layout.dialect == "backslash" and text.data.find(b"\\", layout.body) >= 0):
+        text, skipped_lines = text.copy(_mended(text, layout, drops)), 0
+    reading.found[text.path] = Found(account, chosen.line_of, text)
+    schema = pl.Schema(dict.fromkeys(layout.names, pl.String()))
+    if not chosen.records:
+        return pl.LazyFrame(schema=schema)
+    return pl.scan_csv(
+        text.file,
+        has_header=False,
+        skip_lines=skipped_lines,
+        schema=schema,
+        separator=separator.decode(),
+        quote_char=None if layout.dialect == "none" else '"',
+        glob=False,
+    )
+
+
+def _with_stand_in(text: Text) -> Text:
+    if text.data.find(STAND_IN) >= 0:
+        raise DataError(f"{text.path}: holds the character U+001F, which files with '::' between columns must not")
+    blocks = text.blocks(text.start)
+    copy = text.copy(text.data[start:end].replace(b"::", STAND_IN) for start, end in blocks)
+    copy.replaced = (STAND_IN, b"::")
+    copy.bad_utf8 = list(not_utf8(copy)) if text.bad_utf8 else []
+    return copy
+
+
+# What quotes mean
+
+
+def _surveys(text: Text, reading: Reading, separator: bytes) -> list[Survey]:
+    """The file in every dialect that it may be in, as far as they can differ."""
+    given = reading.quote_of(text.path)
+    names = split_line(text.line(first_line(text)[0]), "none", separator, text.path)
+    if given is not None:
+        dialects = [given]
+    elif text.data.find(b'"') < 0 or separator == STAND_IN or is_recbole(names):
+        dialects = ["none"]
+    else:
+        dialects = ["double", "none"] + ["backslash"] * (text.data.find(b'\\"') >= 0)
+    max_refused = 0
+    if reading.bad_rows == "skip":
+        max_refused = int(reading.bad_rows_limit * text.num_lines())
+    surveys: list[Survey] = []
+    errors = []
+    for dialect in dialects:
+        try:
+            layout = find_layout(text, reading, dialect, separator)
+            has_line_each = len(surveys) == 1 and surveys[0].has_line_each and "backslash" not in dialects
+            if has_line_each and len(surveys[0].layout.names) == len(layout.names):
+                break  # without quotes the records would be the same
+            surveys.append(survey(text, layout, max_refused))
+        except DataError as error:
+            errors.append(error)
+    if not surveys:
+        raise errors[0]
+    return surveys
+
+
+def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
+    """The dialect to read. Raises DataError: none fits, or two that differ in more than the quotes around values."""
+    limit = reading.bad_rows_limit if reading.bad_rows == "skip" else 0.0
+    fits = [one for one in surveys if len(one.refused) <= limit * (one.records + len(one.refused))]
+    by_quotes = [one for one in surveys if one.layout.dialect != "none"]
+    fit_none_alone = by_quotes and all(one.layout.dialect == "none" for one in fits)
+    if not fits or (fit_none_alone and _has_quoted_values(text, fits[0])):
+        raise DataError(_unreadable(text, reading, by_quotes if fits else surveys))
+    best = [one for one in fits if all(one.reads_all_of(other) for other in fits)]
+    dialects = {one.layout.dialect for one in best}
+    backslash = None
+    if "backslash" in dialects and len(dialects) > 1:
+        # Without quotes the values are the same where backslashes stand before quotes alone.
+        backslash = re.search(rb'\\"' if "double" in dialects else rb'\\[^"]', text.data)
+    if best and backslash is None:
+        chosen = next((one for one in best if one.layout.dialect != "none"), best[0])
+        if chosen.swallowed is None or reading.quote_of(text.path) is not None:
+            return chosen
+        line, differing = chosen.swallowed, [chosen]
+    elif backslash is not None:
+        line, differing = text.line_number(backslash.start()), best
+    else:
+        differing = next([a, b] for a in fits for b in fits if not a.reads_all_of(b))
+        line = differing[0].first_difference(differing[1])
+    ways = [f"--quote {one.layout.dialect} reads {one.records:,} records" for one in differing]
+    if len(ways) == 1:
+        ways.append("its quotes enclose many lines here that look like records")
+    raise DataError(
+        f"{text.path}, line {line}: what quotes mean is not clear, and changes the rows: {', '.join(ways)}. Choose "
+        f"with --quote; the line is {text.shown(text.line_at(line))}"
+    )
+
+
+def _has_quoted_values(text: Text, one: Survey) -> bool:
+    """Whether most lines have a value in quotes, as where quotes are no part of the values."""
+    body = one.layout.body
+    lines = [line.strip(BLANKS) for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_LOOKED_AT]]
+    quoted = [
+        any(re.fullmatch(rb'".*"', field) for field in line.split(one.layout.separator)) for line in lines if line
+    ]
+    return sum(quoted) > len(quoted) / 2
+
+
+def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
+    first = [one.refused[0] for one in surveys]
+    if len(set(map(str, first))) == 1:
+        message = f"{text.path}, {first[0]}"
+    else:
+        ways = [f"with --quote {one.layout.dialect}, {one.refused[0]}" for one in surveys]
+        message = f"{text.path} cannot be read, whatever its quotes mean: {'; '.join(ways)}"
+    if reading.bad_rows == "skip":
+        return f"{message}. More than {reading.bad_rows_limit:.2%} of the records are so (--bad_rows_limit)"
+    if reading.quote_of(text.path) is None and [one.layout.dialect for one in surveys] == ["double"]:
+        message += " (--quote none would take the quotes for parts of the values)"
+    return f"{message}. {MEND}"
+
+
+# What polars reads
+
+
+def _mended(text: Text, layout: Layout, drops: np.ndarray) -> Iterator[bytes]:
+    """The records that are read, with doubled quotes in place of backslashes."""
+    position = layout.body
+    for start, end in [*drops.tolist(), (len(text.data), len(text.data))]:
+        while position < start:
+            block_end = min(start, text.line_end(position + BLOCK))
+            if layout.dialect != "backslash":
+                yield text.data[position:block_end]
+                position = block_end
+                continue
+            ends = whole_records(text, layout, position, block_end).ends
+            block = text.data[position : position + int(ends[-1])]
+            yield _without_backslashes(block, ends, layout.separator)
+            position += len(block)
+        position = end
+
+
+def _without_backslashes(block: bytes, ends: np.ndarray, separator: bytes) -> bytes:
+    """Records of the dialect `backslash` as RFC 4180 has them."""
+    field = rb'"(?:[^"\\]|\\.|"")*"|(?:[^"\\\r\n%b]|\r(?!\n)|\\.)+' % re.escape(separator)
+    backslashes = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\\"))
+    pieces, position = [], 0
+    for record in np.unique(np.searchsorted(ends, backslashes, side="right")):
+        start, end = int(ends[record - 1]) if record else 0, int(ends[record])
+        pieces += [block[position:start], re.sub(field, _doubled, block[start:end], flags=re.DOTALL)]
+        position = end
+    return b"".join([*pieces, block[position:]])
+
+
+def _doubled(match: re.Match[bytes]) -> bytes:
+    field = match[0]
+    if b"\\" not in field:
+        return field
+    inner = field[1:-1] if field.startswith(b'"') else field
+    value = re.sub(rb'\\(.)|""', lambda pair: pair[1] or b'"', inner, flags=re.DOTALL)
+    return b'"%b"' % value.replace(b'"', b'""')

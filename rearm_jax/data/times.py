@@ -1,0 +1,82 @@
+"""Columns of times: numbers of any unit, or dates in ISO 8601."""
+
+import os
+
+import polars as pl
+
+from rearm_jax.data.tables import readable
+
+TIME = pl.Struct({"time": pl.Float64, "has_offset": pl.Boolean})
+_SECONDS_A_DAY = 24 * 60 * 60
+_CLOCK = "[0-9]{2}(?::[0-9]{2}){0,2}|[0-9]{4}|[0-9]{6}"  # seconds, and minutes with them, may be left out
+_ISO_DATE = (
+    "^(?<date>[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8})"
+    f"(?:[Tt ](?<clock>{_CLOCK})(?:[.,](?<fraction>[0-9]+))? ?(?<offset>[Zz]|UTC|[-+](?:{_CLOCK}))?)?$"
+)
+
+
+def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr:
+    """A column of times as a struct TIME; its first value decides between numbers and dates.
+
+    Returns:
+        "time": finite, null where the column holds something else; of dates microseconds since 1970 in UTC.
+        "has_offset": whether a date says how far its clock is from UTC; null for numbers, and where "time" is.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    column, dtype = pl.col(name), table.collect_schema()[name]
+    if dtype.is_temporal():
+        has_offset = pl.lit(isinstance(dtype, pl.Datetime) and dtype.time_zone is not None)
+        time = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us").cast(pl.Float64)
+        return pl.struct(time=time, has_offset=pl.when(time.is_not_null()).then(has_offset))
+    text, number = column.cast(pl.String), as_number(name)
+    with readable(path):
+        first = table.filter(column.is_not_null()).head(1).select(number).collect(engine="streaming")
+    if first.to_series().has_nulls():
+        return text.map_batches(parse_iso, return_dtype=TIME, is_elementwise=True)
+    return pl.struct(time=number, has_offset=pl.lit(None, pl.Boolean))
+
+
+def as_number(name: str) -> pl.Expr:
+    """A column as float64, finite; null where it holds something else."""
+    number = pl.col(name).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number)
+
+
+def parse_iso(texts: pl.Series) -> pl.Series:
+    """Dates of ISO 8601, extended (2014-05-03T12:00:00.25+02:00) or basic (20140503T120000), as structs TIME.
+
+    The clock may be left out, its seconds, and its minutes; a blank may stand for the T, "UTC" for the Z. Fractions may
+    have any number of digits; those after the sixth do not count.
+    """
+    parts = pl.DataFrame({"parts": texts.str.strip_chars().str.extract_groups(_ISO_DATE)}).unnest("parts")
+    clock, fraction, offset = pl.col("clock"), pl.col("fraction"), pl.col("offset")
+    numbers = parts.select(
+        days=pl.col("date").str.replace_all("-", "", literal=True).str.to_date("%Y%m%d", strict=False).dt.epoch("d"),
+        clock=_digits(clock),
+        micros=fraction.str.pad_end(6, "0").str.head(6).cast(pl.Int64).fill_null(0),
+        shift=_digits(offset.str.strip_chars("+-ZzUTC")),
+        sign=pl.when(offset.str.starts_with("-")).then(-1).otherwise(1),
+        of_seconds=fraction.is_null() | clock.str.len_bytes().is_in([6, 8]),
+        has_offset=offset.is_not_null(),
+    )
+    seconds = pl.col("days").cast(pl.Int64) * _SECONDS_A_DAY + _seconds("clock") - pl.col("sign") * _seconds("shift")
+    micros = (seconds * 1_000_000 + pl.col("micros")).cast(pl.Float64)
+    found = numbers.select("has_offset", time=pl.when("of_seconds").then(micros))
+    return found.select("time", has_offset=pl.when(pl.col("time").is_not_null()).then("has_offset")).to_struct(
+        texts.name
+    )
+
+
+def _digits(clock: pl.Expr) -> pl.Expr:
+    """12, 12:30, 1230, 12:30:15, ... as the number of their six digits: 123015; 0 where there is none."""
+    return clock.str.replace_all(":", "", literal=True).str.pad_end(6, "0").cast(pl.Int64).fill_null(0)
+
+
+def _seconds(name: str) -> pl.Expr:
+    """Six digits as seconds; null where no clock shows them."""
+    digits = pl.col(name)
+    hours, minutes, seconds = digits // 10_000, digits // 100 % 100, digits % 100
+    legal = (hours < 24) & (minutes < 60) & (seconds < 60)
+    return pl.when(legal).then(hours * 3600 + minutes * 60 + seconds)

@@ -1,0 +1,177 @@
+"""FREEDOM (Zhou & Shen, MM 2023): LightGCN on a graph that is pruned anew every epoch, and a frozen graph of the items.
+
+With E the ID embeddings, users E_U above items E_I; A the symmetrically normalised user-item graph, in training that of
+the epoch's edges; B_m the graph of each item's k nearest by the features X_m of modality m, itself included, whose
+entries are all 1/k; and w_m weights that sum to 1:
+
+    Z = mean over l = 0..L of A^l E,   H = S^L' E_I with S = sum over m of w_m B_m,
+    score(u, i) = z_u . (z_i + h_i),
+    loss = BPR(z_u, z + h) + modality_weight * sum over m of BPR(z_u, W_m X_m)
+
+with BPR(x_u, y) = mean over the batch's u, positives i, negatives j of -log sigmoid(x_u . y_i - x_u . y_j). An epoch
+keeps floor((1 - edge_dropout) n) of the n edges (see graphs/sampled.py). Evaluation has all edges.
+
+The published code has two modalities, trains the features together with W (they begin as those of the data), and adds
+a bias to W_m X_m, which cancels in the difference. It knows no leak: both protocols are the same.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import scipy.sparse
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from rearm_jax.data.dataset import Dataset
+from rearm_jax.errors import ConfigError
+from rearm_jax.graphs import knn, relations
+from rearm_jax.graphs.adjacency import make_adjacency, propagate, user_item_adjacency
+from rearm_jax.graphs.cache import cached_graph, graph_path
+from rearm_jax.graphs.sampled import sample_edges
+from rearm_jax.parallel.rows import ALL, Nodes, Shard
+from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
+from rearm_jax.recommender.ranked import RANKING, Ranked
+from rearm_jax.settings import (
+    FRACTION,
+    MODALITY_WEIGHTS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWITCH,
+    Setting,
+    choice,
+    integer,
+    modality_weights,
+    one_weight_each,
+)
+
+
+class Model(Ranked):
+    """The model. Names of modalities and widths of their features are in the order of config.data.modalities."""
+
+    title = "FREEDOM"
+    settings = {
+        "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
+        "graph.item_knn_k": Setting(10, integer(1), "neighbours of an item in the graph of a modality", "items"),
+        "graph.item_modality_weights": Setting(
+            (), MODALITY_WEIGHTS, "of each modality's graph of items; the paper's are (0.1, 0.9) for image and text"
+        ),
+        "graph.knn": Setting(
+            "auto",
+            choice("auto", "exact", "approx"),
+            '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
+        ),
+        "graph.edge_dropout": Setting(0.8, FRACTION, "share of the user-item edges that an epoch leaves out"),
+        "model.embedding_dim": Setting(64, integer(1), "width of the embeddings"),
+        "model.num_layers": Setting(2, integer(0), "of the user-item graph"),
+        "model.num_item_layers": Setting(1, integer(0), "of the graph of items"),
+        "model.init_scale": Setting(
+            0.0, NOT_NEGATIVE, "standard deviation of the ID embeddings at the start; 0: Xavier uniform, as published"
+        ),
+        "model.train_features": Setting(True, SWITCH, "false: the features stay those of the data"),
+        "loss.modality_weight": Setting(1e-3, NOT_NEGATIVE, "of the ranking loss of each modality's features"),
+        **RANKING,
+    }
+    joint_rules = (one_weight_each("graph.item_modality_weights"),)
+    by_row = False
+
+    feature_widths: tuple[tuple[str, int], ...]
+    embedding_dim: int
+    num_layers: int
+    num_item_layers: int
+    edge_dropout: float
+    init_scale: float
+    train_features: bool
+    modality_weight: float
+    dtype: DTypeLike
+
+    @classmethod
+    def relations(cls, dataset: Dataset, config: ConfigDict) -> Inputs:
+        """ "user_item", "item_item", and the features where they are read and stay as they are.
+
+        Raises:
+          ConfigError: edge_dropout leaves no edge, or the kNN graphs need faiss, which is not installed.
+        """
+        if not _num_kept(len(dataset.train), config.graph.edge_dropout):
+            raise ConfigError(
+                f"graph.edge_dropout = {config.graph.edge_dropout}: leaves none of the {len(dataset.train)} edges"
+            )
+        item_item = _item_graph(dataset, config.graph)
+        inputs: dict[str, Any] = {
+            "user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items),
+            "item_item": make_adjacency(item_item, ("item",)),
+        }
+        if config.loss.modality_weight and not config.model.train_features:
+            inputs |= {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
+        return inputs
+
+    def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
+        params = super().initial_params(key, inputs, dataset)
+        tables = {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
+        return params | {name: table for name, table in tables.items() if name in params}
+
+    def epoch_inputs(self, inputs: Inputs, key: jax.Array) -> Inputs:
+        if not self.edge_dropout:
+            return {}
+        graph: Any = inputs["user_item"]
+        num_kept = _num_kept(graph.matrix.nse // 2, self.edge_dropout)
+        return {"user_item": sample_edges(graph, self.num_users, num_kept, key)}
+
+    @nn.compact
+    def __call__(self, inputs: Inputs, users: Nodes = ALL, items: Nodes = ALL, train: bool = False) -> Representations:
+        graphs: Any = inputs
+        init = id_init(self.init_scale, xavier_uniform)
+        user_ids = self.param("user_id_table", init, (self.num_users, self.embedding_dim))
+        item_ids = self.param("item_id_table", init, (self.num_items, self.embedding_dim))
+        ids = jnp.concatenate([user_ids, item_ids])
+        mean = sum(propagate(graphs["user_item"], ids, self.num_layers), start=ids) / (self.num_layers + 1)
+        *_, similar = (item_ids, *propagate(graphs["item_item"], item_ids, self.num_item_layers))
+        represented = mean[self.num_users :] + similar
+        projected = tuple(self._projected(name, width, inputs, items) for name, width in self._features_read())
+        return Representations(users.take(mean[: self.num_users]), items.take(represented), {"projected": projected})
+
+    def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
+        parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
+        if self.modality_weight:
+            shares = [self.ranking_share(out.users, features, batch, shard) for features in out.views["projected"]]
+            parts["modalities"] = self.modality_weight * sum(shares, start=jnp.float32(0))
+        return parts
+
+    def _features_read(self) -> tuple[tuple[str, int], ...]:
+        return self.feature_widths if self.modality_weight else ()
+
+    def _projected(self, name: str, width: int, inputs: Inputs, items: Nodes) -> jax.Array:
+        """W_m X_m of the wanted items, float32 (b, d)."""
+        key = f"item_{name}_table"
+        # Filled from the data by `initial_params`; zeros here keep the features out of the module.
+        table: Any = (
+            self.param(key, nn.initializers.zeros, (self.num_items, width)) if self.train_features else inputs[key]
+        )
+        projection = torch_linear(self.embedding_dim, self.dtype, f"{name}_projection", fan_in=width, use_bias=False)
+        return projection(items.take(table)).astype(jnp.float32)
+
+
+def _num_kept(num_edges: int, edge_dropout: float) -> int:
+    return math.floor(num_edges * (1 - edge_dropout))
+
+
+def _item_graph(dataset: Dataset, graph: ConfigDict) -> scipy.sparse.csr_array:
+    """S, float32 (num_items, num_items)."""
+    method = knn.choose_method(graph.knn, dataset.num_items)
+    if method == "approx":
+        knn.check_installed(graph.knn)
+
+    def nearest(name: str) -> scipy.sparse.csr_array:
+        # REARM's semantic graph of the items, found in the cache where one of both models has built it.
+        relation = f"item semantic ({name})"
+        build = partial(relations.knn_graph, dataset.features[name], graph.item_knn_k, relation, method)
+        settings = {"k": graph.item_knn_k, "method": method}
+        path = graph_path(relation, dataset.content_hash, settings, graph.cache_dir)
+        return relations.binary_graph(cached_graph(relation, build, dataset.num_items, path))
+
+    weights = modality_weights(graph.item_modality_weights, len(dataset.features))
+    return relations.combine(weights, [partial(nearest, name) for name in dataset.features])

@@ -1,0 +1,163 @@
+"""What a model is. The training step, the loop, evaluation and what comes after know models by this file alone.
+
+A model is a file or folder in rearm_jax/models/ with one subclass of `Recommender`, called `Model`. It says
+
+- its `title`, and its `settings`, by dotted name; a field of the class whose name is a setting's last word is filled
+  with that setting;
+- `relations`: the graphs and frozen tables that it reads, by name; what nobody asks for is not built;
+- `initial_params`, and by `decays` which of them weight decay spares;
+- its forward pass, `__call__`, which gives `Representations`;
+- its `losses`: named parts, of each the share of one device.
+
+It may also ask for negatives that the rows of a batch share (`num_shared_negatives`), and change its inputs from epoch
+to epoch (`epoch_inputs`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rearm_jax.data.dataset import Dataset
+from rearm_jax.graphs.adjacency import Adjacency
+from rearm_jax.graphs.row_adjacency import RowAdjacency
+from rearm_jax.parallel.rows import ALL, Nodes, Shard
+from rearm_jax.settings import JointRule, Setting
+
+# Name -> a graph, or a table (its name ends in `_table`) float32 (num_users, w) or (num_items, w). Names begin with the
+# kind of node, "user" or "item"; "user_item" has users first, then items.
+Inputs = Mapping[str, Adjacency | RowAdjacency | jax.Array]
+
+
+class Batch(NamedTuple):
+    """A global batch. Rows whose mask is False are padding, or have no negative; they count in no loss.
+
+    Each row has a negative of its own, or all rows share n of them (`Recommender.num_shared_negatives`).
+    """
+
+    users: jax.Array  # int32 (b,)
+    positives: jax.Array  # int32 (b,)
+    negatives: jax.Array  # int32 (b,), or (n,) where they are shared
+    mask: jax.Array  # bool (b,)
+    own: jax.Array | None = None  # bool (b, n): which of the shared negatives are items of the row's user
+
+    def map_rows(self, fn: Callable[[jax.Array], jax.Array]) -> "Batch":
+        """The batch with `fn` applied to each array that has a row for each interaction."""
+        if self.own is None:
+            return Batch(*map(fn, self[:4]))
+        return Batch(fn(self.users), fn(self.positives), self.negatives, fn(self.mask), fn(self.own))
+
+
+class Representations(NamedTuple):
+    """What a model's forward pass gives. A score is the dot product of a row of `users` and a row of `items`.
+
+    The rows of `users` and `items` are those that were wanted (see `Nodes`).
+    """
+
+    users: jax.Array  # float (b_u, c)
+    items: jax.Array  # float (b_i, c)
+    # What the losses and the report need beside, by name; the rows are all that this device holds.
+    views: Mapping[str, Any] = {}
+
+
+class Declaration:
+    """What every model declares of itself."""
+
+    title: ClassVar[str]  # for people, such as "LightGCN"
+    settings: ClassVar[Mapping[str, Setting]] = {}
+    joint_rules: ClassVar[Sequence[JointRule]] = ()
+    # Settings that runs of earlier versions lack, with the values that mean what those versions did.
+    added_later: ClassVar[Mapping[str, Any]] = {}
+    by_row: ClassVar[bool] = True  # whether its tables can be cut by row over the devices
+
+    @classmethod
+    def make(cls, config: ConfigDict, dataset: Dataset) -> Any:
+        """The model for a checked config and the sizes of the data."""
+        raise NotImplementedError
+
+    @classmethod
+    def relations(cls, dataset: Dataset, config: ConfigDict) -> Inputs:
+        """The graphs and frozen tables that the model reads.
+
+        Args:
+          dataset: the data.
+          config: the whole config, checked.
+        """
+        raise NotImplementedError
+
+
+class Recommender(nn.Module, Declaration):
+    """Base of the models that learn by gradients: a Linen module."""
+
+    num_users: int
+    num_items: int
+
+    # Whether under protocol "reference" a user's items of validation and test are no negatives either.
+    leaking_negatives = False
+
+    @classmethod
+    def make(cls, config: ConfigDict, dataset: Dataset) -> Self:
+        """The module for the sizes of the data, its fields filled from the settings that it declares."""
+        fields: dict[str, Any] = {"num_users": dataset.num_users, "num_items": dataset.num_items}
+        for name in cls.settings:
+            *sections, leaf = name.split(".")
+            if leaf in cls.__dataclass_fields__:
+                section = config
+                for key in sections:
+                    section = section[key]
+                fields[leaf] = section[leaf]
+        if "feature_widths" in cls.__dataclass_fields__:
+            fields["feature_widths"] = tuple((name, table.shape[1]) for name, table in dataset.features.items())
+        if "dtype" in cls.__dataclass_fields__:
+            fields["dtype"] = jnp.dtype(config.compute_dtype)
+        if "protocol" in cls.__dataclass_fields__:
+            fields["protocol"] = config.protocol
+        return cls(**fields)
+
+    @property
+    def num_shared_negatives(self) -> int:
+        """How many negatives, uniform over all items, the rows of a batch share; 0: each row has one of its own."""
+        return 0
+
+    def __call__(self, inputs: Inputs, users: Nodes = ALL, items: Nodes = ALL, train: bool = False) -> Representations:
+        """The forward pass.
+
+        Args:
+          inputs: of `relations`, as they lie on the device.
+          users, items: how the rows of the node tables are reached, and which representations are wanted. Where tables
+            are cut by row, parameters whose names end in `_table` are this device's rows.
+          train: switches dropout on; needs the random stream "dropout".
+        """
+        raise NotImplementedError
+
+    def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
+        """The parameters before training, a nested dict of float32 arrays; those of `init` unless the data say more."""
+        return jax.jit(lambda key, inputs: self.init(key, inputs)["params"])(key, inputs)
+
+    def decays(self, path: tuple[str, ...]) -> bool:
+        """Whether weight decay applies to the parameter at this path."""
+        return True
+
+    def epoch_inputs(self, inputs: Inputs, key: jax.Array) -> Inputs:
+        """The inputs that an epoch of training has in the place of those of `relations`, by name; none unless the model
+        says so. Evaluation has those of `relations`. A model that changes its inputs cannot be cut by row.
+
+        Args:
+          inputs: of `relations`, as they lie on the device.
+          key: of the epoch: it depends on the root key and the number of the epoch alone.
+        """
+        return {}
+
+    def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
+        """This device's share of each weighted part of the loss; the shares of all devices add up.
+
+        Args:
+          out: of this device's rows of the batch: `users` has a row for each of them, `items` those of the positives,
+            then those of the negatives, or of all shared negatives.
+          batch: the global batch.
+          shard: which share.
+        """
+        raise NotImplementedError

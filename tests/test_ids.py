@@ -1,0 +1,321 @@
+"""Ids: blanks around them are cut and counted, empty ones and two spellings are refused, nothing is lost unsaid."""
+
+import contextlib
+import json
+import os
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rearm_jax.data.interactions import read_interactions
+from rearm_jax.data.item_columns import find_pictures, read_features, read_item_columns
+from rearm_jax.data.labels import check_labels
+from rearm_jax.errors import DataError
+
+EMPTY = {
+    "unquoted.csv": "user,item,n\na,x,1\na,,1\n",
+    "quoted.csv": 'user,item,n\na,x,1\na,"",1\n',
+    "blanks.csv": "user,item,n\na,x,1\na,  ,1\n",
+    "quoted_blanks.csv": 'user,item,n\na,x,1\na,"\t ",1\n',
+    "tabs.tsv": "user\titem\tn\na\tx\t1\na\t\t1\n",
+    "text.jsonl": '{"user": "a", "item": "x"}\n{"user": "a", "item": ""}\n',
+    "null.jsonl": '{"user": "a", "item": "x"}\n{"user": "a", "item": null}\n',
+    "absent.jsonl": '{"user": "a", "item": "x"}\n{"user": "a"}\n',
+    "blanks.jsonl": '{"user": "a", "item": "x"}\n{"user": "a", "item": "\\u00a0\\n"}\n',
+}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def place(path, row):
+    """How messages name a row, counted from 1."""
+    return f"{path}, row {row}"
+
+
+def pairs(found):
+    return {(found.user_ids[user], found.item_ids[item]) for user, item in zip(found.users, found.items, strict=True)}
+
+
+# Interactions
+
+
+@pytest.mark.parametrize("side", ["item", "user"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_id_is_refused_however_it_is_written(tmp_path, name, side):
+    text = (
+        EMPTY[name] if side == "item" else EMPTY[name].replace("user", "_").replace("item", "user").replace("_", "item")
+    )
+    path = write(tmp_path / name, text)
+    with pytest.raises(DataError) as caught:
+        read_interactions([path])
+    assert str(caught.value).startswith(f"{place(path, 2)}, column '{side}': the value is missing")
+
+
+@pytest.mark.parametrize("value", ["", "  ", None])
+def test_an_empty_id_in_parquet(tmp_path, value):
+    pl.DataFrame({"user": ["a", "b"], "item": ["x", value]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet, row 2, column 'item': the value is missing"):
+        read_interactions([tmp_path / "log.parquet"])
+
+
+def test_a_row_without_both_ids_is_blank_only_if_nothing_else_is_there(tmp_path):
+    path = write(tmp_path / "log.csv", "user,item,n\na,x,1\n,,\nb,y,2\n")
+    found = read_interactions([path])
+    assert pairs(found) == {("a", "x"), ("b", "y")}
+    assert found.num_blank == 1
+    for row in (",,3", '"","",', " , ,"):
+        write(path, f"user,item,n\na,x,1\n,,\n{row}\n")
+        with pytest.raises(DataError) as caught:
+            read_interactions([path])
+        assert str(caught.value).startswith(f"{place(path, 3)}, column 'user': the value is missing")
+
+
+def test_blanks_around_ids_are_cut_and_counted(tmp_path):
+    text = write(tmp_path / "log.csv", 'user,item\n a,x\na ,"\tx"\n a ,y\na,y\n')
+    pl.DataFrame({"user": ["a", "b\n"], "item": [" z", "z"]}).write_parquet(tmp_path / "log.parquet")
+    found = read_interactions([text, tmp_path / "log.parquet"])
+    assert found.user_ids.tolist() == ["a", "b"]
+    assert found.item_ids.tolist() == ["x", "y", "z"]
+    assert list(zip(found.users, found.items, strict=True)) == [(0, 0), (0, 0), (0, 1), (0, 1), (0, 2), (1, 2)]
+    assert found.num_cut == 6
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_one_number_in_two_spellings_is_refused(tmp_path, side):
+    ids = {"user": ["a", "b", "c"], "item": ["x", "y", "z"]} | {side: ["12", "7", "12.0"]}
+    pl.DataFrame(ids).write_csv(tmp_path / "log.csv")
+    with pytest.raises(DataError, match=r"log\.csv: the id '12' is there, and '12\.0' in the same column.*Int64"):
+        read_interactions([tmp_path / "log.csv"])
+    one = write(tmp_path / "one.jsonl", json.dumps({"user": 12, "item": 1}))
+    other = write(tmp_path / "other.jsonl", json.dumps({"user": "12.0", "item": 1}))
+    with pytest.raises(DataError, match=r"one\.jsonl, .*other\.jsonl: the id '12' is there, and '12\.0'"):
+        read_interactions([one, other])
+
+
+def test_other_ids_that_look_like_numbers_are_their_own(tmp_path):
+    ids = ["1", "1.1", "1.10", "01", "001", "1.", ".0", "2.0", "3.0", "-3.0", "1.0.0", "x.0", "1e0", "0x1"]
+    pl.DataFrame({"user": ids, "item": ids[::-1]}).write_csv(tmp_path / "log.csv")
+    found = read_interactions([tmp_path / "log.csv"])
+    assert sorted(found.user_ids) == sorted(found.item_ids) == sorted(ids)
+
+
+# Tables of items
+
+
+def test_items_are_joined_by_the_id_without_blanks(tmp_path):
+    one = write(tmp_path / "a.csv", "item,title\n x ,One\nother,Two\n,\nother,Three\ny,\nx,Again\n")
+    two = write(tmp_path / "b.jsonl", '{"item": "z", "title": "Four"}\n{"item": "more"}\n{"item": "other "}\n')
+    texts, counts = read_item_columns([one, two], ["title"], np.array(["x", "y", "z", "w"]))
+    assert texts == {"title": ["One", "", "Four", ""]}
+    assert counts == {"absent": 1, "others": 2, "again": 1, "blank": 1, "cut": 2}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_id_of_a_table_of_items(tmp_path, name):
+    path = write(tmp_path / name, EMPTY[name])
+    with pytest.raises(DataError) as caught:
+        read_item_columns([path], ["user"], np.array(["x"]))
+    assert str(caught.value).startswith(f"{place(path, 2)}, column 'item': the id is empty")
+
+
+@pytest.mark.parametrize(("known", "there"), [("12", "12.0"), ("12.0", "12")])
+def test_spellings_are_compared_wherever_ids_are_joined(tmp_path, known, there):
+    known_ids = np.array([known, "7"])
+    words = rf"the id '{there}' is there, and '{known}' in the interactions"
+    table = write(tmp_path / "items.csv", f"item,title\n7,Seven\n{there},Twelve\n")
+    with pytest.raises(DataError, match=rf"items\.csv, column 'item': {words}"):
+        read_item_columns([table], ["title"], known_ids)
+    np.save(tmp_path / "f.npy", np.ones((2, 3)))
+    np.save(tmp_path / "ids.npy", np.array(["7", there]))
+    with pytest.raises(DataError, match=rf"ids\.npy: {words}"):
+        read_features(tmp_path / "f.npy", tmp_path / "ids.npy", known_ids)
+    write(tmp_path / f"{there}.png", "")
+    with pytest.raises(DataError, match=words):
+        find_pictures(tmp_path, known_ids)
+
+
+def test_pictures_of_no_item_are_counted(tmp_path):
+    for name in ("x.png", "y.jpg", "other.webp", "notes.txt"):
+        write(tmp_path / name, "")
+    found, num_others = find_pictures(tmp_path, np.array(["y", "z", "x"]))
+    assert found == [str(tmp_path / "y.jpg"), None, str(tmp_path / "x.png")]
+    assert num_others == 1
+
+
+# Features
+
+
+def features_of(tmp_path, ids, item_ids):
+    np.save(tmp_path / "f.npy", np.arange(2.0 * len(ids)).reshape(-1, 2) + 1)
+    np.save(tmp_path / "ids.npy", np.array(ids))
+    return read_features(tmp_path / "f.npy", tmp_path / "ids.npy", np.array(item_ids))
+
+
+def test_features_are_joined_by_the_id_without_blanks(tmp_path):
+    features, counts = features_of(tmp_path, [" x", "other", "y\n", "more"], ["y", "x", "z"])
+    assert features.tolist() == [[5, 6], [1, 2], [0, 0]]
+    assert counts == {"absent": 1, "others": 2, "cut": 2}
+    features, counts = features_of(tmp_path, [7, 12], ["12", "7"])
+    assert features.tolist() == [[3, 4], [1, 2]]
+    assert counts == {"absent": 0, "others": 0, "cut": 0}
+
+
+def test_features_with_wrong_ids(tmp_path):
+    for ids, words in (
+        (["x", ""], r"ids\.npy, row 1 \(from 0\): the id is empty"),
+        (["x", " \t"], r"ids\.npy, row 1 \(from 0\): the id is empty"),
+        (["x", " x"], r"ids\.npy, rows 0 and 1 \(from 0\): both are 'x'"),
+        (["y", "z"], "no item of the interactions has features there"),
+    ):
+        with pytest.raises(DataError, match=words):
+            features_of(tmp_path, ids, ["x"])
+    pl.DataFrame({"item": ["x", None], "f": [1.0, 2.0]}).write_parquet(tmp_path / "f.parquet")
+    with pytest.raises(DataError, match=r"f\.parquet, row 1 \(from 0\): the id is empty"):
+        read_features(tmp_path / "f.parquet", None, np.array(["x"]))
+
+
+PANDAS = '{"index_columns": ["row", "__index_level_1__", {"kind": "range", "start": 0}], "columns": []}'
+
+
+@pytest.mark.parametrize(
+    ("columns", "note"),
+    [
+        ({"__index_level_0__": [5, 6]}, None),
+        ({"__index_level_0__": [5, 6], "__index_level_1__": [7, 8]}, "{}"),
+        ({"row": [5, 6]}, PANDAS),
+        ({"row": [5, 6], "title": ["a", "b"]}, PANDAS),
+    ],
+)
+def test_the_index_of_pandas_is_no_feature(tmp_path, caplog, columns, note):
+    frame = pl.DataFrame({"item_id": ["x", "y"], "f0": [1.0, 2.0], "f1": [3, 4], **columns})
+    frame.write_parquet(tmp_path / "f.parquet", metadata=None if note is None else {"pandas": note})
+    features, _ = read_features(tmp_path / "f.parquet", None, np.array(["y", "x"]))
+    assert features.tolist() == [[2, 4], [1, 3]]
+    for name in columns:
+        assert repr(name) in caplog.text
+    assert "(the index of pandas)" in caplog.text
+
+
+def test_an_index_of_pandas_that_holds_the_ids(tmp_path, caplog):
+    pl.DataFrame({"f0": [1.0, 2.0], "__index_level_0__": ["x", "y"]}).write_parquet(tmp_path / "f.parquet")
+    features, _ = read_features(tmp_path / "f.parquet", None, np.array(["y"]), "__index_level_0__")
+    assert features.tolist() == [[2]]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("note", ["", "[", "[]", "null", "3", '{"index_columns": 3}', '{"index_columns": [[1], null]}'])
+def test_a_note_that_is_not_of_pandas(tmp_path, note):
+    frame = pl.DataFrame({"item_id": ["x", "y"], "f0": [1.0, 2.0]})
+    frame.write_parquet(tmp_path / "f.parquet", metadata={"pandas": note})
+    assert read_features(tmp_path / "f.parquet", None, np.array(["x"]))[0].tolist() == [[1]]
+
+
+def test_lists_of_lists_are_laid_out_in_a_row(tmp_path, caplog):
+    values = np.arange(12.0).reshape(2, 3, 2)
+    nested = pl.Array(pl.Array(pl.Float32, 2), 3)
+    for column in (pl.Series(values.tolist()), pl.Series(values.tolist(), dtype=nested)):
+        pl.DataFrame({"item": ["x", "y"], "v": column, "price": [3, 4]}).write_parquet(tmp_path / "f.parquet")
+        features, _ = read_features(tmp_path / "f.parquet", None, np.array(["y", "x"]))
+        np.testing.assert_array_equal(features, values[::-1].reshape(2, 6))
+    assert "no features, and not read: 'price'" in caplog.text
+    for wrong in ([[[1.0], [2.0]], [[1.0]]], [[[1.0], [2.0]], [[1.0], [2.0, 3.0]]], [[[1.0]], None], [[[1.0]], [None]]):
+        pl.DataFrame({"item": ["x", "y"], "v": wrong}).write_parquet(tmp_path / "f.parquet")
+        with pytest.raises(DataError, match="all must be as long"):
+            read_features(tmp_path / "f.parquet", None, np.array(["y"]))
+
+
+def test_nested_columns_of_parquet_as_text(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "item": ["x", "y"],
+            "categories": [[["Toys", "Cars"], None, ["Red", None]], None],
+            "details": [{"brand": "B", "sizes": [1, 2]}, None],
+            "images": [[{"url": "u"}], []],
+        }
+    )
+    frame.write_parquet(tmp_path / "items.parquet")
+    texts, _ = read_item_columns(
+        [tmp_path / "items.parquet"], ["categories", "details", "images"], np.array(["x", "y"])
+    )
+    assert texts["categories"] == ["Toys Cars Red", ""]
+    assert texts["details"] == ['{"brand": "B", "sizes": [1, 2]}', ""]
+    assert texts["images"] == ['{"url": "u"}', ""]
+
+
+def test_empty_ids_of_a_folder():
+    for ids in (["a", ""], ["a", " \t"]):
+        with pytest.raises(DataError, match=r"user_ids\.npy, row 1: the id is empty"):
+            check_labels(np.array(ids), "user_ids.npy", unique=True)
+    assert check_labels(np.array(["a", ""]), "item_names.npy", unique=False).tolist() == ["a", ""]
+    assert check_labels(np.array([], "U3"), "user_ids.npy", unique=True).tolist() == []
+
+
+# Fuzzing: features or a DataError, never anything else
+
+fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ARRAYS = hnp.arrays(
+    hnp.scalar_dtypes() | hnp.array_dtypes() | st.sampled_from(["<U2", ">U2", "<U0"]),
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+)
+ID_ARRAYS = hnp.arrays("<U2", st.integers(0, 4), elements=st.text("x y0.", max_size=2)) | hnp.arrays(
+    np.uint32, st.integers(0, 4)
+).map(lambda codes: codes.view("<U1"))
+TABLES = hnp.arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(0, 2)), elements=st.floats(width=32))
+
+
+@fuzz
+@given(TABLES | ARRAYS, ID_ARRAYS | ARRAYS)
+def test_any_arrays_are_features_or_refused(tmp_path, table, ids):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # numpy.save warns of odd field names
+        np.save(tmp_path / "f.npy", table)
+        np.save(tmp_path / "ids.npy", ids)
+    with contextlib.suppress(DataError):
+        features, counts = read_features(tmp_path / "f.npy", tmp_path / "ids.npy", np.array(["x", "y"]))
+        assert np.isfinite(features).all()
+        assert counts["absent"] + len(ids) - counts["others"] == 2
+        rows = {str(item).strip(): row.astype(np.float32) for item, row in zip(ids, table, strict=True)}
+        for item, row in zip("xy", features, strict=True):
+            np.testing.assert_array_equal(row, rows.get(item, np.zeros(table.shape[1])))
+
+
+NUMBERS = st.floats(width=32) | st.none()
+COLUMNS = {
+    "number": (pl.Float64, NUMBERS),
+    "whole": (pl.Int16, st.integers(-9, 9) | st.none()),
+    "list": (pl.List(pl.Float32), st.lists(NUMBERS, max_size=2) | st.none()),
+    "nested": (pl.List(pl.List(pl.Int8)), st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2) | st.none()),
+    "array": (pl.Array(pl.Float32, 2), st.lists(NUMBERS, min_size=2, max_size=2) | st.none()),
+    "text": (pl.String, st.text(max_size=2)),
+    "flag": (pl.Boolean, st.booleans()),
+    "__index_level_0__": (pl.Int64, st.integers(0, 9)),
+}
+
+
+@fuzz
+@given(st.data(), st.integers(0, 3), st.lists(st.sampled_from(sorted(COLUMNS)), unique=True, max_size=3))
+def test_any_parquet_is_features_or_refused(tmp_path, data, size, names):
+    ids = data.draw(st.lists(st.sampled_from(["x", "y", " x", "z", "", "1.0", None]), min_size=size, max_size=size))
+    columns = [pl.Series("item", ids, dtype=pl.String)]
+    for name in names:
+        dtype, values = COLUMNS[name]
+        columns.append(pl.Series(name, data.draw(st.lists(values, min_size=size, max_size=size)), dtype=dtype))
+    pl.DataFrame(columns).write_parquet(tmp_path / "f.parquet")
+    with contextlib.suppress(DataError):
+        features, _ = read_features(tmp_path / "f.parquet", None, np.array(["x", "y"]))
+        assert features.dtype == np.float32
+        assert features.shape[0] == 2
+        assert np.isfinite(features).all()
+    with contextlib.suppress(DataError):
+        texts, counts = read_item_columns([tmp_path / "f.parquet"], names, np.array(["x", "y"]))
+        assert all(len(values) == 2 and all(isinstance(text, str) for text in values) for values in texts.values())
+        assert counts["absent"] == len({"x", "y"} - {(item or "").strip() for item in ids})
+    os.unlink(tmp_path / "f.parquet")

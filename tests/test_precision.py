@@ -1,0 +1,119 @@
+"""Off the CPU products ask for float32, and propagation sorts nothing: from the programs lowered for those platforms.
+
+Lowering for a platform needs no such device.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+from rearm_jax.experiment import build_experiment, in_precision, init_params
+from rearm_jax.graphs.adjacency import make_adjacency, propagate
+from rearm_jax.parallel.rows import ALONE
+from rearm_jax.training import placement
+from rearm_jax.training.evaluator import Evaluator
+from rearm_jax.training.loop import compile_steps
+from rearm_jax.training.sampling import make_sampler
+from rearm_jax.training.step import TrainState, draw_order
+from tests.conftest import tiny_config
+
+PLATFORMS = ("tpu", "cuda", "cpu")
+LEARNED = ("rearm", "lightgcn")
+
+
+@functools.cache
+def experiment_of(model, precision="highest"):
+    losses = {"loss__contrastive_weight": 0.1, "loss__orthogonal_weight": 0.1} if model == "rearm" else {}
+    return build_experiment(tiny_config(model__name=model, matmul_precision=precision, loss__l2_weight=0.1, **losses))
+
+
+def programs_of(experiment, monkeypatch):
+    """The functions that a run gives to the devices, and what they are called with."""
+    given = []
+
+    def keep(fn, devices, donate=False):
+        given.append(fn)
+        return fn
+
+    monkeypatch.setattr(placement, "data_parallel", keep)
+    placed = placement.place(experiment)
+    compile_steps(placed, experiment.inputs)
+    evaluate = Evaluator(placed, experiment.inputs)
+    params = init_params(experiment)
+    state = TrainState(params, experiment.tx.init(params), jnp.int32(0), jax.random.key_data(jax.random.key(0)))
+    order = draw_order(len(experiment.dataset.train), experiment.config.batch_size, ALONE, state)
+    sampler = make_sampler(experiment.dataset, "strict")
+    steps, _, rank = given
+    blocks = evaluate._splits["valid"][0]
+    return {
+        "steps": (steps, (state, dict(experiment.inputs), sampler, order, jnp.int32(1))),
+        "rank": (rank, (params, dict(experiment.inputs), blocks)),
+    }
+
+
+def products(text):
+    """The lines of a StableHLO program that multiply matrices of float32."""
+    lines = [line for line in text.splitlines() if re.search(r"stablehlo\.(dot_general|dot|convolution)\b", line)]
+    return [line for line in lines if "f32>" in line]
+
+
+@pytest.mark.parametrize("model", LEARNED)
+def test_every_product_asks_for_float32(model, monkeypatch):
+    for name, (fn, args) in programs_of(experiment_of(model), monkeypatch).items():
+        traced = jax.jit(lambda *args, fn=fn: fn(ALONE, *args)).trace(*args)
+        for platform in PLATFORMS:
+            found = products(traced.lower(lowering_platforms=(platform,)).as_text())
+            assert found or (model, name) == ("lightgcn", "steps"), "a program without products proves nothing"
+            assert [line for line in found if "precision = [HIGHEST, HIGHEST]" not in line] == []
+
+
+def test_a_lower_precision_is_seen_in_the_program(monkeypatch):
+    """The test above can fail."""
+    fn, args = programs_of(experiment_of("rearm", "default"), monkeypatch)["steps"]
+    found = products(jax.jit(lambda *args: fn(ALONE, *args)).trace(*args).lower(lowering_platforms=("tpu",)).as_text())
+    assert any("HIGHEST" not in line for line in found)
+
+
+def test_on_a_cpu_no_bit_depends_on_the_precision():
+    random = np.random.default_rng(0)
+    x, w = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((300, 70), (70, 130)))
+    results = []
+    for precision in ("default", "highest"):
+        config = experiment_of("lightgcn", precision).config
+        step = jax.jit(in_precision(config, jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w) ** 2))))
+        results.append(np.asarray(step(w)))
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_propagation_is_a_sum_over_sorted_rows(platform, symmetric):
+    matrix = scipy.sparse.random_array((50, 50), density=0.1, rng=np.random.default_rng(1), dtype=np.float32).tocsr()
+    matrix = scipy.sparse.csr_array(matrix + matrix.T) if symmetric else matrix
+    matrix.sort_indices()
+    adjacency = make_adjacency(matrix, ("user",), symmetric=symmetric)
+
+    def loss(x, adjacency):
+        return sum(jnp.sum(layer**2) for layer in propagate(adjacency, x, 2))
+
+    text = jax.jit(jax.grad(loss)).trace(jnp.ones((50, 4)), adjacency).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.sort" not in text
+    scatters = re.findall(r'"stablehlo\.scatter".*?indices_are_sorted = (\w+)', text, re.DOTALL)
+    assert scatters
+    assert set(scatters) == {"true"}
+
+
+def test_the_sum_over_sorted_rows_equals_the_kernel_of_the_cpu():
+    from rearm_jax.graphs import adjacency as module
+
+    random = np.random.default_rng(2)
+    matrix = scipy.sparse.random_array((40, 40), density=0.2, rng=random, dtype=np.float32).tocsr()
+    adjacency = make_adjacency(matrix, ("user",))
+    x = jnp.asarray(random.normal(size=(40, 3)), jnp.float32)
+    found = module.sum_of_entries(adjacency.matrix.data, adjacency.matrix.indices, x, 40)
+    np.testing.assert_allclose(found, matrix @ np.asarray(x), rtol=1e-5, atol=1e-6)
