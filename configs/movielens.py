@@ -5,8 +5,8 @@
 
 Data: what rearm_jax.data.prepare makes of it, with features of titles and genres (384 wide each).
 Settings: the best of four by Recall@20 on validation, one seed.
-Time: TIME.
-Score: test Recall@20 MEAN +- SD (five seeds; docs/results.md).
+Time: 160 s in all on 2 CPU cores, encoding, export and report included.
+Score: test Recall@20 0.17 (most popular 0.10; docs/results.md).
 """
 
 from ml_collections import ConfigDict
