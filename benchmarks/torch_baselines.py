@@ -139,7 +139,7 @@ def modality_loss(users: torch.Tensor, projected: list[torch.Tensor]) -> torch.T
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, weight: float) -> torch.Tensor:
-    """One step on a batch on the model's device; `weight` is that of the second part of `losses`. The loss, detached."""
+    """One step on a batch on the model's device; `weight` is of the second part of `losses`. The loss, detached."""
     optimizer.zero_grad()
     total = sum(model.losses(model(), batch, weight).values())
     total.backward()
