@@ -35,6 +35,7 @@ from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import Nodes, WholeTable
 from rearm_jax.recommender.contract import Representations
+from rearm_jax.settings import modality_weights
 
 _EPSILON = 1e-7  # added to every degree, as in graphs.relations
 _CHUNK_SIMILARITIES = 2**24
@@ -166,7 +167,7 @@ def _semantic_rows(
     """Rows of the item semantic graph, with similarities and with the same value for each neighbour of a modality:
     float32 (n, num_items) both, and the weight of each item to itself, float32 (n,)."""
     k = settings.get("item_knn_k", _NEIGHBOURS)
-    weights = settings.get("item_modality_weights", (1 / len(catalogue),) * len(catalogue))
+    weights = modality_weights(settings.get("item_modality_weights", ()), len(catalogue))
     others = max(k - 1, 1)  # without any, nothing would stand in for the item
     similar, alike, itself = list[Any](), list[Any](), 0.0
     for weight, (modality, known) in zip(weights, catalogue.items(), strict=True):
