@@ -43,7 +43,7 @@ def make_data(num_modalities=2):
 
 def make_lightgcn(num_layers=2):
     config = default.get_config("lightgcn")
-    config.model.update(embedding_dim=D, num_layers=num_layers)
+    config.model.update(embedding_dim=D, num_layers=num_layers, init_scale=0.1)
     return LightGCN.make(config, make_data()), LightGCN.relations(make_data(), config)
 
 

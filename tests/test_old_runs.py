@@ -59,5 +59,10 @@ def test_goes_on_as_that_version_did(run):
         found = {"/".join(path): np.asarray(array) for path, array in flatten_dict(jax.device_get(params)).items()}
         assert found.keys() == set(whole.files)
         for path, array in found.items():
-            # Another processor may sum in another order.
-            np.testing.assert_allclose(array, whole[path], rtol=1e-4, atol=1e-6, err_msg=path)
+            # The gradients of an attention's output bias and key bias are 0 but for rounding, which AdamW turns into
+            # steps of the size of the learning rate.
+            live = {"in_bias": [0, 2], "out_bias": []}.get(path.rsplit("/")[-1], slice(None))
+            # Another processor, or another order of the compiler's, sums in another order.
+            np.testing.assert_allclose(
+                np.atleast_1d(array)[live], np.atleast_1d(whole[path])[live], rtol=1e-4, atol=1e-6, err_msg=path
+            )
