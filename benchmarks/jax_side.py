@@ -19,7 +19,7 @@ from rearm_jax.graphs.adjacency import propagate
 from rearm_jax.models.rearm import REARM
 from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.parallel.rows import ALONE, Nodes
-from rearm_jax.recommender.contract import Representations
+from rearm_jax.recommender.contract import Batch, Representations
 from rearm_jax.recommender.layers import torch_linear
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.loop import CALL_SECONDS, compile_steps
@@ -32,23 +32,18 @@ def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], ob
     """Name of a part -> what makes it: a function of nothing that runs it once. `side` is "jax"."""
     problem = load_problem(Path(folder))
     experiment = functools.cache(lambda: make_experiment(problem.config, problem.dataset))
-    makers = {
-        "compilation": _compilation,
-        "epoch": _epoch,
-        "step": _step,
-        "evaluation": _evaluation,
+    along = functools.partial(propagation, width=problem.width)
+    makers = COMMON | {
         "wide features": _wide_features,
-        "propagation user-user": functools.partial(_propagation, graph="user_user"),
-        "propagation item-item": functools.partial(_propagation, graph="item_item"),
-        "propagation user-item": functools.partial(_propagation, graph="user_item"),
+        "propagation user-user": functools.partial(along, graph="user_user"),
+        "propagation item-item": functools.partial(along, graph="item_item"),
+        "propagation user-item": functools.partial(along, graph="user_item"),
         "attention": _attention,
         "meta-network": _meta_network,
         "losses": _losses,
-        "optimiser": _optimiser,
-        "sampling an epoch": _sampling,
     }
     parts = {name: functools.partial(lambda make: make(experiment()), make) for name, make in makers.items()}
-    return parts | {"ranking": lambda: _ranking(problem)}
+    return parts | {"ranking": lambda: ranking(problem)}
 
 
 def count_parameters(folder: str) -> int:
@@ -58,24 +53,26 @@ def count_parameters(folder: str) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _timed(function: Callable, *args, donate: tuple[int, ...] = ()) -> Callable[[], object]:
+def timed(function: Callable, *args, donate: tuple[int, ...] = ()) -> Callable[[], object]:
+    """Runs `function` compiled, until the device is done."""
     compiled = jax.jit(function, donate_argnums=donate)
     return lambda: jax.block_until_ready(compiled(*args))
 
 
-def _forward_backward(function: Callable, *inputs) -> Callable[[], object]:
+def forward_backward(function: Callable, *inputs) -> Callable[[], object]:
     """Runs `function` and its gradient with respect to every input, for a random incoming gradient."""
     outputs = jax.eval_shape(function, *inputs)
-    cotangents = jax.tree.map(lambda out: _random(out.shape), outputs)
+    cotangents = jax.tree.map(lambda out: random(out.shape), outputs)
 
     def run(inputs, cotangents):
         out, backward = jax.vjp(function, *inputs)
         return out, backward(cotangents)
 
-    return _timed(run, inputs, cotangents)
+    return timed(run, inputs, cotangents)
 
 
-def _random(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
+def random(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
+    """Small normal numbers."""
     return 0.1 * jax.random.normal(jax.random.key(seed), shape)
 
 
@@ -86,13 +83,13 @@ def _training(experiment: Experiment):
     return placement, inputs, compile_steps(placement, inputs), jax.block_until_ready(placement.state())
 
 
-def _compilation(experiment: Experiment) -> Callable[[], object]:
+def compilation(experiment: Experiment) -> Callable[[], object]:
     """What comes before the first step: a call of no steps."""
     *_, run, state = _training(experiment)
     return lambda: jax.block_until_ready(run(state, 0))
 
 
-def _step(experiment: Experiment) -> Callable[[], object]:
+def step(experiment: Experiment) -> Callable[[], object]:
     """As many steps as the training loop does in a call; one a call would pay for fresh memory each time."""
     placement, _, run, state = _training(experiment)
     state, *_ = jax.block_until_ready(run(state, 1))
@@ -110,7 +107,7 @@ def _step(experiment: Experiment) -> Callable[[], object]:
     return steps
 
 
-def _epoch(experiment: Experiment) -> Callable[[], object]:
+def epoch(experiment: Experiment) -> Callable[[], object]:
     """A whole epoch: sampling, every step, and the validation metrics."""
     placement, inputs, run, state = _training(experiment)
     evaluate = Evaluator(placement, inputs)
@@ -127,17 +124,16 @@ def _epoch(experiment: Experiment) -> Callable[[], object]:
     return epoch
 
 
-def _evaluation(experiment: Experiment) -> Callable[[], object]:
+def evaluation(experiment: Experiment) -> Callable[[], object]:
     placement = place(experiment)
     params, evaluate = placement.whole(init_params(experiment)), Evaluator(placement, placement.inputs())
     return lambda: evaluate(params, "valid")
 
 
-def _ranking(problem: Problem) -> Callable[[], object]:
+def ranking(problem: Problem) -> Callable[[], object]:
     """All users of the test split against all items, from representations that are already there."""
     dataset, settings = problem.dataset, problem.config.evaluation
-    width = (len(dataset.features) + 1) * problem.config.model.embedding_dim
-    users, items = _random((dataset.num_users, width)), _random((dataset.num_items, width), 1)
+    users, items = random((dataset.num_users, problem.width)), random((dataset.num_items, problem.width), 1)
     seen, positives = (group_by_user(pairs, dataset.num_users) for pairs in (dataset.train, dataset.test))
     blocks = make_blocks(np.unique(dataset.test[:, 0]), seen, settings.block_size)
     on_device = jax.device_put(blocks)
@@ -148,26 +144,26 @@ def _ranking(problem: Problem) -> Callable[[], object]:
 def _wide_features(experiment: Experiment) -> Callable[[], object]:
     dataset, d = experiment.dataset, experiment.config.model.embedding_dim
     sizes = [(n, table.shape[1]) for n in (dataset.num_users, dataset.num_items) for table in dataset.features.values()]
-    tables = [_random(size, seed) for seed, size in enumerate(sizes)]
-    params = [{"kernel": _random((width, d)), "bias": _random((d,))} for _, width in sizes]
+    tables = [random(size, seed) for seed, size in enumerate(sizes)]
+    params = [{"kernel": random((width, d)), "bias": random((d,))} for _, width in sizes]
 
     def project(tables, params):
         layer = torch_linear(d, jnp.float32, "projection", fan_in=1)
         return [layer.apply({"params": param}, table) for table, param in zip(tables, params, strict=True)]
 
-    return _forward_backward(project, tables, params)
+    return forward_backward(project, tables, params)
 
 
-def _propagation(experiment: Experiment, graph: str) -> Callable[[], object]:
+def propagation(experiment: Experiment, graph: str, width: int) -> Callable[[], object]:
     model, adjacency = experiment.config.model, experiment.inputs[graph]
-    layers = {"user_user": model.num_user_layers, "item_item": model.num_item_layers, "user_item": model.num_layers}
-    x = _random((adjacency.matrix.shape[0], (len(experiment.dataset.features) + 1) * model.embedding_dim))
+    layers = {"user_user": "num_user_layers", "item_item": "num_item_layers", "user_item": "num_layers"}[graph]
+    x = random((adjacency.matrix.shape[0], width))
 
     def run(adjacency, x, cotangent):
-        out, backward = jax.vjp(lambda x: sum(propagate(adjacency, x, layers[graph])), x)
+        out, backward = jax.vjp(lambda x: sum(propagate(adjacency, x, model[layers])), x)
         return out, backward(cotangent)
 
-    return _timed(run, adjacency, x, x)
+    return timed(run, adjacency, x, x)
 
 
 class _ItemAttention(REARM):
@@ -179,14 +175,14 @@ class _ItemAttention(REARM):
 def _attention(experiment: Experiment) -> Callable[[], object]:
     model, dataset = experiment.model, experiment.dataset
     block = _ItemAttention.make(experiment.config, dataset)
-    features = [_random((dataset.num_items, model.embedding_dim), seed) for seed in range(len(dataset.features))]
+    features = [random((dataset.num_items, model.embedding_dim), seed) for seed in range(len(dataset.features))]
     key = jax.random.key(0)
     params = block.init({"params": key, "dropout": key}, features)
 
     def attend(params, features):
         return block.apply(params, features, rngs={"dropout": key})
 
-    return _forward_backward(attend, params, features)
+    return forward_backward(attend, params, features)
 
 
 def _meta_network(experiment: Experiment) -> Callable[[], object]:
@@ -195,39 +191,45 @@ def _meta_network(experiment: Experiment) -> Callable[[], object]:
     network = MetaNetwork(config.model.rank, False, jnp.float32)
     d, m, b = config.model.embedding_dim, len(dataset.features), config.batch_size
     wanted = [Nodes(wanted=np.arange(b) % dataset.num_users), Nodes(wanted=np.arange(2 * b) % dataset.num_items)]
-    nodes = [(_random((n, m * d), 0), _random((n, d), 1)) for n in (dataset.num_users, dataset.num_items)]
+    nodes = [(random((n, m * d), 0), random((n, d), 1)) for n in (dataset.num_users, dataset.num_items)]
     params = network.init(jax.random.key(0), *nodes[0], wanted[0])
 
     def run(params, nodes):
         return [network.apply(params, *inputs, some) for inputs, some in zip(nodes, wanted, strict=True)]
 
-    return _forward_backward(run, params, nodes)
+    return forward_backward(run, params, nodes)
 
 
 def _losses(experiment: Experiment) -> Callable[[], object]:
     config, dataset = experiment.config, experiment.dataset
     d, m, b = config.model.embedding_dim, len(dataset.features), config.batch_size
-    sampler = jax.device_put(make_sampler(dataset, config.protocol))
-    batch = draw_batch(sampler, jnp.arange(len(dataset.train)), 0, jax.random.key(0), b)
+    batch = first_batch(experiment)
     users, items = dataset.num_users, dataset.num_items
     out = Representations(
-        _random((b, (m + 1) * d)),
-        _random((2 * b, (m + 1) * d)),
+        random((b, (m + 1) * d)),
+        random((2 * b, (m + 1) * d)),
         {
-            "modal_users": tuple(_random((users, d), seed) for seed in range(m)),
-            "modal_items": tuple(_random((items, d), seed) for seed in range(m)),
-            "user_ids": _random((users, d)),
-            "item_ids": _random((items, d)),
+            "modal_users": tuple(random((users, d), seed) for seed in range(m)),
+            "modal_items": tuple(random((items, d), seed) for seed in range(m)),
+            "user_ids": random((users, d)),
+            "item_ids": random((items, d)),
         },
     )
 
     def run(batch, out):
         return jax.value_and_grad(lambda out: sum(experiment.model.losses(out, batch, ALONE).values()))(out)
 
-    return _timed(run, batch, out)
+    return timed(run, batch, out)
 
 
-def _optimiser(experiment: Experiment) -> Callable[[], object]:
+def first_batch(experiment: Experiment) -> Batch:
+    """A full batch with its negatives."""
+    dataset, config = experiment.dataset, experiment.config
+    sampler = jax.device_put(make_sampler(dataset, config.protocol))
+    return draw_batch(sampler, jnp.arange(len(dataset.train)), 0, jax.random.key(0), config.batch_size)
+
+
+def optimiser(experiment: Experiment) -> Callable[[], object]:
     params = init_params(experiment)
     gradients = jax.tree.map(lambda p: jnp.full_like(p, 1e-3), params)
 
@@ -244,7 +246,7 @@ def _optimiser(experiment: Experiment) -> Callable[[], object]:
     return run
 
 
-def _sampling(experiment: Experiment) -> Callable[[], object]:
+def sampling(experiment: Experiment) -> Callable[[], object]:
     """The order of an epoch and the negatives of all its batches."""
     dataset, batch_size = experiment.dataset, experiment.config.batch_size
     sampler = jax.device_put(make_sampler(dataset, experiment.config.protocol))
@@ -261,3 +263,13 @@ def _sampling(experiment: Experiment) -> Callable[[], object]:
         return jax.lax.scan(batch, jnp.int32(0), jnp.arange(steps))[0]
 
     return lambda: jax.block_until_ready(epoch(sampler, jax.random.key(0)))
+
+
+COMMON = {  # parts of every learned model
+    "compilation": compilation,
+    "epoch": epoch,
+    "step": step,
+    "evaluation": evaluation,
+    "optimiser": optimiser,
+    "sampling an epoch": sampling,
+}

@@ -15,8 +15,10 @@ from configs import baby, clothing, sports
 from rearm_jax.config import from_json, to_json
 from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
 from rearm_jax.data.labels import make_labels
+from rearm_jax.default import get_config
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.relations import cooccurrence_graph, interaction_matrix, knn_graph, user_interest_features
+from rearm_jax.models import find
 from rearm_jax.models.rearm import REARM
 
 PRESETS = {
@@ -26,7 +28,6 @@ PRESETS = {
     "clothing": "real interactions, random features (image 4096, text 384)",
 }
 _RANDOM_WIDTHS = {"image": 4096, "text": 384}
-_GRAPHS = ("user_item", "user_user", "item_item")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Problem:
     dataset: Dataset
     graphs: dict[str, scipy.sparse.csr_array]
     interests: dict[str, np.ndarray]
+
+    @property
+    def width(self) -> int:
+        """Of the representations."""
+        parts = len(self.dataset.features) + 1 if self.config.model.name == "rearm" else 1
+        return parts * self.config.model.embedding_dim
 
 
 def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[str, float]]:
@@ -58,14 +65,7 @@ def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[s
     config.evaluation.ks = (20,)  # the cut-off of the yardstick's evaluation
     if preset == "tiktok":
         config.data.modalities = ("image", "audio")
-        dataset = load_dataset(str(data / preset), config.data.modalities)
-    else:
-        splits = (np.load(data / preset / f"{split}.npy", allow_pickle=False).T for split in ("train", "valid", "test"))
-        train, valid, test = splits
-        num_items = int(max(split[:, 1].max() for split in (train, valid, test))) + 1
-        random = np.random.default_rng(0)
-        features = {m: random.standard_normal((num_items, w), np.float32) for m, w in _RANDOM_WIDTHS.items()}
-        dataset = make_dataset(train, valid, test, features)
+    dataset = read_data(preset, data)
     seconds = {}
     for name in ("graphs cold", "graphs cached"):
         start = time.perf_counter()
@@ -80,8 +80,38 @@ def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[s
     return problem, seconds | _time_relations(problem)
 
 
+def make_baseline_problem(model: str, preset: str, data: Path, folder: Path) -> Problem:
+    """The same for LightGCN or FREEDOM, with their default settings.
+
+    Args:
+      model: "lightgcn" or "freedom".
+      preset, data, folder: as for `make_problem`.
+    """
+    config = get_config(model)
+    config.data.root = preset
+    config.graph.cache_dir = ""
+    config.log.tensorboard = config.log.progress = False
+    config.evaluation.ks = (20,)
+    dataset = read_data(preset, data)
+    config.data.modalities = tuple(dataset.features)
+    problem = Problem(config, dataset, scipy_graphs(find(model).relations(dataset, config)), {})
+    write_problem(problem, folder)
+    return problem
+
+
+def read_data(preset: str, data: Path) -> Dataset:
+    """The data of a preset; its features are real or random, as PRESETS says."""
+    if preset == "tiktok":
+        return load_dataset(str(data / preset), ("image", "audio"))
+    splits = [np.load(data / preset / f"{split}.npy", allow_pickle=False).T for split in ("train", "valid", "test")]
+    num_items = int(max(split[:, 1].max() for split in splits)) + 1
+    random = np.random.default_rng(0)
+    features = {m: random.standard_normal((num_items, w), np.float32) for m, w in _RANDOM_WIDTHS.items()}
+    return make_dataset(*splits, features)
+
+
 def load_problem(folder: Path) -> Problem:
-    """What `make_problem` wrote."""
+    """What was written."""
     config = from_json((folder / "config.json").read_text())
     sizes = json.loads((folder / "sizes.json").read_text())
     array = {path.stem: np.load(path, mmap_mode="c", allow_pickle=False) for path in folder.glob("*.npy")}
@@ -93,10 +123,11 @@ def load_problem(folder: Path) -> Problem:
         labels=make_labels({}, sizes["num_users"], sizes["num_items"]),
     )
     graphs = {}
-    for name in _GRAPHS:
+    for name in (stem.removesuffix("-indptr") for stem in array if stem.endswith("-indptr")):
         data, indices, indptr = (array[f"{name}-{part}"] for part in ("data", "indices", "indptr"))
         graphs[name] = scipy.sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(indptr) - 1))
-    return Problem(config, dataset, graphs, {name: array[f"interests-{name}"] for name in names})
+    interests = {name: array[f"interests-{name}"] for name in names if f"interests-{name}" in array}
+    return Problem(config, dataset, graphs, interests)
 
 
 def _time_relations(problem: Problem) -> dict[str, float]:
@@ -124,10 +155,12 @@ def _median_seconds(function: Callable[[], object]) -> float:
     return statistics.median(seconds)
 
 
-def scipy_graphs(graphs: Mapping[str, Adjacency]) -> dict[str, scipy.sparse.csr_array]:
-    """The graphs as float32 matrices on the host."""
+def scipy_graphs(graphs: Mapping[str, object]) -> dict[str, scipy.sparse.csr_array]:
+    """The graphs among the inputs as float32 matrices on the host."""
     found = {}
     for name, graph in graphs.items():
+        if not isinstance(graph, Adjacency):
+            continue
         columns = np.asarray(graph.matrix.indices[:, 1])
         arrays = np.asarray(graph.matrix.data), columns, np.asarray(graph.indptr)
         found[name] = scipy.sparse.csr_array(arrays, shape=graph.matrix.shape)

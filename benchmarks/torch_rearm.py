@@ -33,14 +33,16 @@ class TorchGraphs:
 def make_graphs(user_item, user_user, item_item, device: str = "cpu") -> TorchGraphs:
     """The graphs, scipy csr_array of float32 (user_item symmetric), as torch tensors on `device`."""
 
-    def tensor(graph: scipy.sparse.csr_array) -> torch.Tensor:
-        parts = (torch.from_numpy(part) for part in (graph.indptr, graph.indices, graph.data))
-        return torch.sparse_csr_tensor(*parts, size=graph.shape, device=device, check_invariants=False)
+    directed = user_user, item_item, user_user.T.tocsr(), item_item.T.tocsr()
+    return TorchGraphs(*(csr_tensor(graph, device) for graph in (user_item, *directed)))
 
+
+def csr_tensor(graph: scipy.sparse.csr_array, device: str = "cpu") -> torch.Tensor:
+    """A scipy csr_array of float32 on `device`."""
+    parts = (torch.from_numpy(part) for part in (graph.indptr, graph.indices, graph.data))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        directed = [tensor(graph) for graph in (user_user, item_item, user_user.T.tocsr(), item_item.T.tocsr())]
-        return TorchGraphs(tensor(user_item), *directed)
+        return torch.sparse_csr_tensor(*parts, size=graph.shape, device=device, check_invariants=False)
 
 
 class SparseProduct(torch.autograd.Function):

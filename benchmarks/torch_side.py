@@ -12,7 +12,7 @@ from benchmarks import torch_rearm as yardstick
 from benchmarks.problem import Problem, load_problem
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], object]]]:
@@ -32,8 +32,8 @@ def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], ob
         "meta-network": _meta_network,
         "losses": _losses,
         "optimiser": _optimiser,
-        "sampling an epoch": _sampling,
-        "ranking": _ranking,
+        "sampling an epoch": sampling,
+        "ranking": ranking,
     }
     return {name: functools.partial(make, problem) for name, make in makers.items()}
 
@@ -54,19 +54,20 @@ def _model(problem: Problem) -> yardstick.TorchREARM:
         dataset.num_items,
         dataset.features,
         problem.interests,
-        yardstick.make_graphs(**problem.graphs, device=_DEVICE),
+        yardstick.make_graphs(**problem.graphs, device=DEVICE),
         **{name: settings[name] for name in names},
     )
-    return model.to(_DEVICE).train()
+    return model.to(DEVICE).train()
 
 
-def _loader(problem: Problem):
+def loader(problem: Problem):
+    """The batches of an epoch, drawn anew at each iteration."""
     dataset = problem.dataset
     return yardstick.make_loader(dataset.train, dataset.num_users, dataset.num_items, problem.config.batch_size)
 
 
 def _batch(problem: Problem) -> yardstick.Batch:
-    return tuple(column.to(_DEVICE) for column in next(iter(_loader(problem))))
+    return tuple(column.to(DEVICE) for column in next(iter(loader(problem))))
 
 
 def _trainer(problem: Problem, train_step: Callable) -> tuple[yardstick.TorchREARM, Callable]:
@@ -75,15 +76,17 @@ def _trainer(problem: Problem, train_step: Callable) -> tuple[yardstick.TorchREA
     weights = (config.loss.contrastive_weight, config.loss.temperature, config.loss.orthogonal_weight)
 
     def step(batch):
-        train_step(model, optimizer, tuple(column.to(_DEVICE) for column in batch), *weights)
+        train_step(model, optimizer, tuple(column.to(DEVICE) for column in batch), *weights)
 
     return model, step
 
 
-def _waiting(run: Callable[[], object]) -> Callable[[], object]:
+def waiting(run: Callable[[], object]) -> Callable[[], object]:
+    """`run`, until the device is done."""
+
     def part():
         run()
-        if _DEVICE == "cuda":
+        if DEVICE == "cuda":
             torch.cuda.synchronize()
 
     return part
@@ -92,23 +95,24 @@ def _waiting(run: Callable[[], object]) -> Callable[[], object]:
 def _step(problem: Problem, train_step: Callable) -> Callable[[], object]:
     _, step = _trainer(problem, train_step)
     batch = _batch(problem)
-    return _waiting(lambda: step(batch))
+    return waiting(lambda: step(batch))
 
 
 def _epoch(problem: Problem) -> Callable[[], object]:
     """A whole epoch: sampling, every step, and the validation metric."""
     model, step = _trainer(problem, yardstick.train_step)
-    loader, evaluate = _loader(problem), _evaluator(problem, model)
+    batches, evaluate = loader(problem), evaluator(problem, model)
 
     def epoch():
-        for batch in loader:
+        for batch in batches:
             step(batch)
         evaluate()
 
-    return _waiting(epoch)
+    return waiting(epoch)
 
 
-def _evaluator(problem: Problem, model: yardstick.TorchREARM) -> Callable[[], float]:
+def evaluator(problem: Problem, model: torch.nn.Module) -> Callable[[], float]:
+    """Recall@20 on validation of what the model calls users and items."""
     dataset, block_size = problem.dataset, problem.config.evaluation.block_size
 
     def evaluate():
@@ -123,18 +127,18 @@ def _evaluator(problem: Problem, model: yardstick.TorchREARM) -> Callable[[], fl
 
 
 def _evaluation(problem: Problem) -> Callable[[], object]:
-    return _waiting(_evaluator(problem, _model(problem)))
+    return waiting(evaluator(problem, _model(problem)))
 
 
-def _ranking(problem: Problem) -> Callable[[], object]:
+def ranking(problem: Problem) -> Callable[[], object]:
+    """All users of the test split against all items, from representations that are already there."""
     dataset, config = problem.dataset, problem.config
-    width = (len(dataset.features) + 1) * config.model.embedding_dim
-    users, items = (_random(n, width) for n in (dataset.num_users, dataset.num_items))
+    users, items = (random(n, problem.width) for n in (dataset.num_users, dataset.num_items))
     block_size = config.evaluation.block_size
-    return _waiting(lambda: yardstick.evaluate(users, items, dataset.train, dataset.test, 20, block_size))
+    return waiting(lambda: yardstick.evaluate(users, items, dataset.train, dataset.test, 20, block_size))
 
 
-def _forward_backward(function: Callable, *inputs: torch.Tensor) -> Callable[[], object]:
+def forward_backward(function: Callable, *inputs: torch.Tensor) -> Callable[[], object]:
     """Runs `function` of the inputs, and its gradient for a random incoming one."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     cotangents = [torch.randn_like(out) for out in _flat(function(*inputs))]
@@ -144,20 +148,21 @@ def _forward_backward(function: Callable, *inputs: torch.Tensor) -> Callable[[],
         for x in inputs:
             x.grad = None
 
-    return _waiting(run)
+    return waiting(run)
 
 
 def _flat(out) -> list[torch.Tensor]:
     return [out] if isinstance(out, torch.Tensor) else list(itertools.chain.from_iterable(map(_flat, out)))
 
 
-def _random(*shape: int) -> torch.Tensor:
-    return 0.1 * torch.randn(shape, device=_DEVICE)
+def random(*shape: int) -> torch.Tensor:
+    """Small normal numbers on the device."""
+    return 0.1 * torch.randn(shape, device=DEVICE)
 
 
 def _wide_features(problem: Problem) -> Callable[[], object]:
     model = _model(problem)
-    run = _forward_backward(model.project)
+    run = forward_backward(model.project)
 
     def part():
         model.zero_grad()
@@ -168,7 +173,7 @@ def _wide_features(problem: Problem) -> Callable[[], object]:
 
 def _homography(problem: Problem, side: str) -> Callable[[], object]:
     """One of the two graphs of `TorchREARM.homography`, without the other and without the normalisation."""
-    graphs, model = yardstick.make_graphs(**problem.graphs, device=_DEVICE), problem.config.model
+    graphs, model = yardstick.make_graphs(**problem.graphs, device=DEVICE), problem.config.model
     graph, transposed = getattr(graphs, f"{side}_{side}"), getattr(graphs, f"{side}_{side}_transposed")
 
     def propagate(x):
@@ -176,43 +181,43 @@ def _homography(problem: Problem, side: str) -> Callable[[], object]:
             x = yardstick.SparseProduct.apply(graph, transposed, x)
         return x
 
-    return _forward_backward(propagate, _random(graph.shape[0], 3 * model.embedding_dim))
+    return forward_backward(propagate, random(graph.shape[0], 3 * model.embedding_dim))
 
 
 def _heterography(problem: Problem) -> Callable[[], object]:
     model, dataset = _model(problem), problem.dataset
     width = 3 * problem.config.model.embedding_dim
-    return _forward_backward(model.heterography, _random(dataset.num_users, width), _random(dataset.num_items, width))
+    return forward_backward(model.heterography, random(dataset.num_users, width), random(dataset.num_items, width))
 
 
 def _attention(problem: Problem) -> Callable[[], object]:
     shape = problem.dataset.num_items, problem.config.model.embedding_dim
-    return _forward_backward(_model(problem).item_attention, _random(*shape), _random(*shape))
+    return forward_backward(_model(problem).item_attention, random(*shape), random(*shape))
 
 
 def _meta_network(problem: Problem) -> Callable[[], object]:
     """Users' and items'."""
     model, d = _model(problem), problem.config.model.embedding_dim
     networks = [(model.meta_netu, model.mlp_u1, model.mlp_u2), (model.meta_neti, model.mlp_i1, model.mlp_i2)]
-    inputs = [x for n in (model.num_users, model.num_items) for x in (_random(n, 2 * d), _random(n, d))]
+    inputs = [x for n in (model.num_users, model.num_items) for x in (random(n, 2 * d), random(n, d))]
 
     def run(*inputs):
         return [model.meta(*inputs[2 * side : 2 * side + 2], *network) for side, network in enumerate(networks)]
 
-    return _forward_backward(run, *inputs)
+    return forward_backward(run, *inputs)
 
 
 def _losses(problem: Problem) -> Callable[[], object]:
     config, dataset, d = problem.config.loss, problem.dataset, problem.config.model.embedding_dim
     batch, weights = _batch(problem), (config.contrastive_weight, config.temperature, config.orthogonal_weight)
     sizes = dataset.num_users, dataset.num_items
-    inputs = [_random(n, width) for width in (3 * d, d, d) for n in sizes]
+    inputs = [random(n, width) for width in (3 * d, d, d) for n in sizes]
 
     def run(users, items, user_first, item_first, user_second, item_second):
         out = users, items, (user_first, user_second), (item_first, item_second)
         return yardstick.losses(out, batch, *weights)[0]
 
-    return _forward_backward(run, *inputs)
+    return forward_backward(run, *inputs)
 
 
 def _optimiser(problem: Problem) -> Callable[[], object]:
@@ -220,9 +225,10 @@ def _optimiser(problem: Problem) -> Callable[[], object]:
     optimizer = yardstick.make_optimizer(model, problem.config.learning_rate, problem.config.weight_decay)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
-    return _waiting(optimizer.step)
+    return waiting(optimizer.step)
 
 
-def _sampling(problem: Problem) -> Callable[[], object]:
-    loader = _loader(problem)
-    return lambda: [None for _ in loader]
+def sampling(problem: Problem) -> Callable[[], object]:
+    """The order of an epoch and the negatives of all its batches."""
+    batches = loader(problem)
+    return lambda: [None for _ in batches]

@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.learning_rate = 3e-3
         config.weight_decay = 0.0
         config.loss.l2_weight = 0.1
+        config.model.init_scale = 0.1
     else:
         raise ConfigError(
             f'configs/tiktok.py has no variant "{variant}": choose "lightgcn" (configs/tiktok.py:lightgcn), '

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -12,6 +13,9 @@ from rearm_jax import default
 
 
 def pytest_configure(config):
+    # A shell that starts a command behind its back (&, nohup) has it ignore Ctrl-C, and so would all that tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The same programs are compiled again and again, in subprocesses and by the workers of pytest-xdist, too: all use
     # one cache. This runs before jax is imported and before there are workers.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

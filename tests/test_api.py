@@ -146,7 +146,7 @@ def test_train_refuses_what_is_no_config(tmp_path, config):
         ),
         ("log.progress", 0, "log.progress = 0: must be true or false; did you mean False?"),
         ("log.progress", "true", "log.progress = 'true': must be true or false; did you mean True?"),
-        ("model.name", "LightGCN", "model.name = 'LightGCN': must be one of "),
+        ("model.name", "LightGCN", "model.name = 'LightGCN': must be the name of a model: "),
         ("model.name", "lightgnc", "; did you mean 'lightgcn'?"),
         ("protocol", b"strict", "protocol = b'strict': must be one of"),
         ("evaluation.ks", 5, "evaluation.ks = 5: must be a tuple of different integers"),
@@ -260,7 +260,7 @@ def test_train_refuses_before_anything_is_written(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "shown"), [({}, True), ({"progress": False}, False)])
 def test_train_shows_its_progress_unless_told_not_to(tmp_path, monkeypatch, caplog, arguments, shown):
-    def fake(experiment, workdir):
+    def fake(experiment, workdir, lock):
         logging.info("epoch 1")
         logging.warning("saved")
         return None, 2

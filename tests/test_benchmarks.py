@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import jax_side, problem, run, scores, table
+from benchmarks import baselines, jax_side, problem, run, scores, table
 from benchmarks.costs import Sizes, part_costs
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.relations import user_interest_features
@@ -94,6 +94,11 @@ def test_the_table_ends_each_row_in_the_ratio():
     assert rows["co-occurrence graphs, against loops over the pairs that share"].endswith("| 20.0x |")
     assert rows["peak memory of a run"].endswith("| 3.0x |")
     assert "50% of the matmul rate" in rows["kNN graph, items by the first modality"]
+
+
+def test_ratios_are_of_measurements_that_follow_each_other():
+    text = baselines.markdown({"step": [(0.1, 0.3), (0.2, 0.4), (0.1, 0.5)]})
+    assert text.splitlines()[2] == "| step | 100 ms | 300 ms | 3.00x (2.00 - 5.00) |"
 
 
 def write_result(folder, model, seed, value, **changes):

@@ -46,12 +46,13 @@ def flags_of(module: str) -> set[str]:
     """--names that a module's source gives to absl or argparse."""
     names = {"--help"}
     for call in ast.walk(ast.parse(module_file(PARSERS.get(module, module)).read_text())):
-        if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Constant):
-            name, function = call.args[0].value, call.func
-            if isinstance(function, ast.Attribute) and function.attr.startswith("DEFINE_"):
-                names.add(f"--{name}")
-            elif isinstance(name, str) and re.fullmatch("--[a-z][a-z_-]+", name):
-                names.add(name)
+        if isinstance(call, ast.Call) and call.args:
+            is_definition = isinstance(call.func, ast.Attribute) and call.func.attr.startswith("DEFINE")
+            texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            if is_definition and texts:  # DEFINE(parser, name, ...) or DEFINE_kind(name, ...)
+                names.add(f"--{texts[0]}")
+            elif texts and texts[0] is getattr(call.args[0], "value", None):
+                names |= set(re.findall("^--[a-z][a-z_-]+$", texts[0]))
     return names
 
 
@@ -88,6 +89,7 @@ def unknown_settings(text: str) -> list[str]:
     """Names after `config.` that are neither a field nor a section."""
     names = re.findall(r"(?<![\w/.])config\.([a-z_0-9]+(?:\.[a-z_0-9]+)*)", text)
     fields = {field for model in models.names() for field in default.declared(model)}
+    fields |= {field for _, _, settings in default.declarations() for field in settings}
     sections = {field[:end] for field in fields for end, letter in enumerate(field) if letter == "."}
     return sorted({name for name in names if name not in fields | sections | {"json", "x"}})
 
@@ -222,7 +224,7 @@ def test_settings_page_is_complete():
     places = [(common, default.SETTINGS, default.JOINT_RULES)]
     places += [(text, models.find(name).settings, models.find(name).joint_rules) for name, text in sections.items()]
     for text, settings, joint_rules in places:
-        assert len(re.findall(r"^\| `config\.", text, re.M)) == len(settings) > 0
+        assert len(re.findall(r"^\| `config\.", text, re.M)) == len(settings)
         for name, setting in settings.items():
             [row] = re.findall(rf"^\| `config\.{re.escape(name)}` \|.*$", text, re.M)
             assert setting.rule.allowed.replace("|", "\\|") in row

@@ -127,8 +127,8 @@ def test_other_settings_are_refused_unless_overwritten(tmp_path):
 
 MISTAKES = {
     "a typo in a setting": (("--config=tiny.py", "--config.learning_rat=1"), "learning_rate"),
-    "an impossible setting": (("--config=tiny.py", "--config.model.self_dropout=2"), "model.self_dropout"),
-    "more neighbours than users": (("--config=tiny.py", "--config.graph.user_knn_k=61"), "graph.user_knn_k = 61"),
+    "an impossible setting": (("--config=tiny.py", "--config.model.num_layers=-1"), "model.num_layers"),
+    "longer lists than items": (("--config=tiny.py", "--config.evaluation.ks=(10,41)"), "evaluation.ks = 41"),
     "a typo in a flag": (("--config=tiny.py", "--workdr=x"), "workdr"),
     "a config file that is not there": (("--config=tinny.py",), "tinny.py"),
     "a data folder that is not there": (

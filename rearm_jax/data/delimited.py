@@ -49,7 +49,7 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
     skipped_lines = layout.first_line - 1
     if len(drops) or (layout.dialect == "backslash" and text.data.find(b"\\", layout.body) >= 0):
         text, skipped_lines = text.copy(_mended(text, layout, drops)), 0
-    reading.found[text.path] = Found(account, chosen.line_of, text)
+    reading.found[text.path] = Found(account, chosen.line_of, None, text)
     schema = pl.Schema(dict.fromkeys(layout.names, pl.String()))
     if not chosen.records:
         return pl.LazyFrame(schema=schema)
@@ -86,57 +86,68 @@ def _surveys(text: Text, reading: Reading, separator: bytes) -> list[Survey]:
     elif text.data.find(b'"') < 0 or separator == STAND_IN or is_recbole(names):
         dialects = ["none"]
     else:
-        dialects = ["double", "none"] + ["backslash"] * (text.data.find(b'\\"') >= 0)
+        dialects = ["none", "double"] + ["backslash"] * all(text.data.find(sign) >= 0 for sign in (b"\\", b'\\"'))
     max_refused = 0
     if reading.bad_rows == "skip":
         max_refused = int(reading.bad_rows_limit * text.num_lines())
-    surveys: list[Survey] = []
+    surveys: dict[str, Survey] = {}
     errors = []
-    for dialect in dialects:
+    for dialect in reversed(dialects):
         try:
             layout = find_layout(text, reading, dialect, separator)
-            has_line_each = len(surveys) == 1 and surveys[0].has_line_each and "backslash" not in dialects
-            if has_line_each and len(surveys[0].layout.names) == len(layout.names):
-                break  # without quotes the records would be the same
-            surveys.append(survey(text, layout, max_refused))
+            if dialects == ["none", "double"] and surveys and _is_alike_without_quotes(surveys["double"], layout):
+                continue
+            surveys[dialect] = survey(text, layout, max_refused)
         except DataError as error:
             errors.append(error)
     if not surveys:
-        raise errors[0]
-    return surveys
+        raise errors[-1]
+    return [surveys[dialect] for dialect in dialects if dialect in surveys]
+
+
+def _is_alike_without_quotes(one: Survey, plain: Layout) -> bool:
+    """Whether the dialect `none` gives the same records, or fits worse: there is no need to look."""
+    return not one.refused and not len(one.spans) and len(one.layout.names) == len(plain.names)
 
 
 def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
     """The dialect to read. Raises DataError: none fits, or two that differ in more than the quotes around values."""
     limit = reading.bad_rows_limit if reading.bad_rows == "skip" else 0.0
     fits = [one for one in surveys if len(one.refused) <= limit * (one.records + len(one.refused))]
+    best = _best(fits)
     by_quotes = [one for one in surveys if one.layout.dialect != "none"]
-    fit_none_alone = by_quotes and all(one.layout.dialect == "none" for one in fits)
-    if not fits or (fit_none_alone and _has_quoted_values(text, fits[0])):
-        raise DataError(_unreadable(text, reading, by_quotes if fits else surveys))
-    best = [one for one in fits if all(one.reads_all_of(other) for other in fits)]
-    dialects = {one.layout.dialect for one in best}
+    if by_quotes and [one.layout.dialect for one in best] == ["none"] and _has_quoted_values(text, best[0]):
+        fits = [one for one in fits if one.layout.dialect != "none"]
+        surveys, best = by_quotes, _best(fits)
+    if not fits:
+        raise DataError(_unreadable(text, reading, surveys))
+
+    chosen = best[-1] if best else None
     backslash = None
-    if "backslash" in dialects and len(dialects) > 1:
+    if len(best) > 1 and best[-1].layout.dialect == "backslash":
         # Without quotes the values are the same where backslashes stand before quotes alone.
-        backslash = re.search(rb'\\"' if "double" in dialects else rb'\\[^"]', text.data)
-    if best and backslash is None:
-        chosen = next((one for one in best if one.layout.dialect != "none"), best[0])
-        if chosen.swallowed is None or reading.quote_of(text.path) is not None:
-            return chosen
-        line, differing = chosen.swallowed, [chosen]
-    elif backslash is not None:
-        line, differing = text.line_number(backslash.start()), best
+        backslash = re.search(rb'\\"' if best[-2].layout.dialect == "double" else rb'\\[^"]', text.data)
+    if backslash is not None:
+        line, ways = text.line_number(backslash.start()), [f"--quote {one.layout.dialect}" for one in best]
+        found = f"what backslashes mean is not clear, and changes the values: {' or '.join(ways)}"
+    elif chosen is None:
+        one, other = next((one, other) for one in fits for other in fits if not one.reads_all_of(other))
+        line = one.first_difference(other)
+        ways = [f"--quote {each.layout.dialect} reads {each.records:,} records" for each in (one, other)]
+        found = f"what quotes mean is not clear, and changes the rows: {', '.join(ways)}"
+    elif chosen.swallowed is not None and reading.quote_of(text.path) is None:
+        line = chosen.swallowed
+        found = f"many lines that look like records are between quotes: is --quote {chosen.layout.dialect} meant?"
     else:
-        differing = next([a, b] for a in fits for b in fits if not a.reads_all_of(b))
-        line = differing[0].first_difference(differing[1])
-    ways = [f"--quote {one.layout.dialect} reads {one.records:,} records" for one in differing]
-    if len(ways) == 1:
-        ways.append("its quotes enclose many lines here that look like records")
+        return chosen
     raise DataError(
-        f"{text.path}, line {line}: what quotes mean is not clear, and changes the rows: {', '.join(ways)}. Choose "
-        f"with --quote; the line is {text.shown(text.line_at(line))}"
+        f"{text.path}, line {line}: {found}. Choose with --quote; the line is {text.shown(text.line_at(line))}"
     )
+
+
+def _best(fits: list[Survey]) -> list[Survey]:
+    """Those that read all that any of the others reads, and alike; the last is the one to take."""
+    return [one for one in fits if all(one.reads_all_of(other) for other in fits)]
 
 
 def _has_quoted_values(text: Text, one: Survey) -> bool:
@@ -157,7 +168,7 @@ def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
         ways = [f"with --quote {one.layout.dialect}, {one.refused[0]}" for one in surveys]
         message = f"{text.path} cannot be read, whatever its quotes mean: {'; '.join(ways)}"
     if reading.bad_rows == "skip":
-        return f"{message}. More than {reading.bad_rows_limit:.2%} of the records are so (--bad_rows_limit)"
+        return f"{message}. {reading.over_limit()}"
     if reading.quote_of(text.path) is None and [one.layout.dialect for one in surveys] == ["double"]:
         message += " (--quote none would take the quotes for parts of the values)"
     return f"{message}. {MEND}"

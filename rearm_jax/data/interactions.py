@@ -93,11 +93,11 @@ def read_interactions(
             sources["low"] = rating
         if with_times:
             time = pick_column(names, time_column, TIME_COLUMNS, path, "times", "--time_column")
-            columns["time"] = as_times(table, time, path)
+            columns["time"] = as_times(table, time, path, reading)
             sources["time"] = time
         typed = {**columns, "user": columns["user"].cast(user_type), "item": columns["item"].cast(item_type)}
         are_cut = {f"{side} is cut": text != columns[side] for side, text in raw.items()}
-        with readable(path):
+        with readable(path, reading):
             part = table.select(**typed, **are_cut).collect(engine="streaming")
         part = part.unnest("time") if with_times else part
         _refuse_missing(part, table, columns, sources, path, reading)
@@ -136,7 +136,7 @@ def _refuse_missing(
     checked = table.select(**columns, **raw, blank=pl.all_horizontal(pl.all().is_null())).with_row_index("row", 1)
     checked = checked.unnest("time") if "time" in columns else checked
     bad = ~pl.col("blank") & pl.any_horizontal(pl.col(name).is_null() for name in columns)
-    with readable(path):
+    with readable(path, reading):
         row = checked.filter(bad).head(1).collect(engine="streaming")
     if not len(row):
         return

@@ -75,12 +75,12 @@ def read_item_columns(
         matched = matched.with_columns(  # texts that nobody wants take no memory
             pl.when(pl.col("number").is_not_null()).then(pl.col(name)) for name in chosen
         )
-        with readable(path):
+        with readable(path, reading):
             rows = matched.collect(engine="streaming").sort("row")
         empty = rows.filter(pl.col("id").is_null() & ~pl.col("is_blank"))
         if len(empty):
             raise DataError(
-                f"{path}, row {empty['row'][0]}, column {item!r}: the id is empty; mend the row or remove it"
+                f"{reading.where(path, empty['row'][0])}, column {item!r}: the id is empty; mend the row or remove it"
             )
         others.append(rows.filter(pl.col("number").is_null())["id"].drop_nulls())
         refuse_two_spellings(others[-1], f"{path}, column {item!r}", pl.Series(item_ids), "the interactions")

@@ -1,10 +1,14 @@
 """Files of one object a line: JSON lines, and the Python dicts of the Amazon metadata of 2014.
 
 All columns are text, so that an id stays what it was ("007"); lists and objects are their JSON text. Python's dicts are
-read as literals, which run nothing. Half of a surrogate pair, which no text can hold, becomes U+FFFD, and is counted.
+read as literals, which run nothing, and written as JSON lines, which polars reads. Half of a surrogate pair, which no
+text can hold, becomes U+FFFD, and is counted.
 """
 
 import ast
+import contextlib
+import functools
+import glob
 import itertools
 import json
 import re
@@ -13,23 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from rearm_jax.data.reading import MEND, Account, Found, Reading, Refused
 from rearm_jax.data.text import BLANKS, Text
 from rearm_jax.errors import DataError
 
-_BLOCK = 1 << 23
+_BLOCK = 1 << 22
 _SNIFFED = 1000  # objects whose names are the columns; names beyond them are looked for where they are wanted
-_HALF_PAIR = re.compile(  # behind an even number of backslashes
-    rb"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+_HALF_PAIR = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
 _ERRORS = (  # of lines that are no objects
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
     *(ValueError, TypeError, SyntaxError, MemoryError, RecursionError),
 )
-Parser = Callable[[bytes, Sequence[str]], pl.DataFrame]
 
 
 def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] = ()) -> pl.LazyFrame:
@@ -38,160 +40,52 @@ def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] =
     Args:
         text: the file.
         reading: whether bad lines are skipped.
-        wanted: names of columns, in groups of which one must be there. If the first objects have none of a group, the
-            others are searched for it.
+        wanted: names of columns, in groups of which one must be there. If the first objects of JSON lines have none of
+            a group, the others are searched for it.
 
     Raises:
-        DataError: a line is no object (and must not be skipped), here or when the frame is collected.
+        DataError: a line is no object, and must not be skipped. Of JSON lines polars finds that when the frame is
+            collected; `explain` in `reading.found` then raises it.
     """
-    is_python = re.match(rb"\{\s*[uU]?'", text.data[text.start : text.start + 99].lstrip()) is not None
-    parse, load, kind = (
-        (_parse_python, _load_python, "no Python dict") if is_python else (_parse_json, json.loads, "no JSON object")
-    )
+    is_python = re.match(rb"\{\s*([uU]?'|[uU]\")", text.data[text.start : text.start + 99].lstrip()) is not None
     skip = reading.bad_rows == "skip"
-    refused: list[Refused] = []
+    lines, blank = _count(text)
+    explain = None
+    if is_python:
+        mended, names, refused, halves = _as_json_lines(text, skip)
+    else:
+        names, refused, halves, mended = _names(text, wanted, skip), [], 0, text
+        if skip:
+            refused = list(_bad_lines(text))
+        else:
+            explain = functools.partial(_explain, text)
+        may_have_halves = all(text.data.find(sign) >= 0 for sign in (b"\\", b"\\u"))
+        if text.start or refused or (may_have_halves and _HALF_PAIR.search(text.data) is not None):
+            mended, halves = _without(text, {record.line for record in refused})
+    if len(refused) > reading.bad_rows_limit * (lines - blank):
+        raise DataError(f"{text.path}, {refused[0]}. {reading.over_limit()}")
 
-    def refuse(number: int, line: bytes, error: BaseException) -> None:
-        found = Refused(number, 1, kind, f"{kind} ({_reason(line, load) or error}): {text.shown(line)}")
-        if not skip:
-            raise DataError(f"{text.path}, {found}. {MEND}")
-        refused.append(found)
-
-    names = _names(text, load, wanted, refuse)
-    lines, blank, halves = _count(text)
-    refused.clear()
-    if skip:
-        for _ in _frames(text, parse, names[:1], refuse):
-            pass
-        if len(refused) > reading.bad_rows_limit * (lines - blank):
-            raise DataError(
-                f"{text.path}, {refused[0]}. More than {reading.bad_rows_limit:.2%} of the records are so "
-                "(--bad_rows_limit)"
-            )
     records = lines - blank - len(refused)
-    account = Account(text.path, lines, 0, blank, records, records, tuple(refused), num_replaced=halves)
-    bad_lines = {record.line for record in refused}
-    reading.found[text.path] = Found(account, lambda row: _line_of(text, bad_lines, row), text)
-
-    def frames(
-        columns: list[str] | None, predicate: pl.Expr | None, num_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        left = records if num_rows is None else num_rows
-        for frame in _frames(text, parse, columns or names, refuse):
-            rows = frame.head(left)
-            yield rows if predicate is None else rows.filter(predicate)
-            left -= len(rows)
-            if num_rows is not None and not left:
-                return
-
-    return register_io_source(frames, schema=dict.fromkeys(names, pl.String), is_pure=True)
+    account = Account(text.path, lines, 0, blank, records, records, refused, num_replaced=halves)
+    line_of = functools.partial(_line_of, text, {record.line for record in refused})
+    reading.found[text.path] = Found(account, line_of, explain, (text, mended))
+    schema = pl.Schema(dict.fromkeys(names, pl.String()))
+    if not records or not names:
+        return pl.LazyFrame(schema=schema)
+    # A name such as "[1].json" would be taken for a pattern.
+    return pl.scan_ndjson(glob.escape(mended.file), schema=schema)
 
 
-def _frames(
-    text: Text, parse: Parser, columns: Sequence[str], refuse: Callable[[int, bytes, BaseException], None]
-) -> Iterator[pl.DataFrame]:
-    for start, end in text.blocks(text.start, _BLOCK):
-        block, _ = _without_half_pairs(text.data[start:end])
-        try:
-            yield parse(block, columns)
-        except _ERRORS:
-            yield from _good_lines(block.split(b"\n"), text.line_number(start), parse, columns, refuse)
-
-
-def _good_lines(
-    lines: list[bytes],
-    first: int,
-    parse: Parser,
-    columns: Sequence[str],
-    refuse: Callable[[int, bytes, BaseException], None],
-) -> Iterator[pl.DataFrame]:
-    """What can be parsed; halves the lines until each that cannot stands alone."""
-    try:
-        yield parse(b"\n".join(lines), columns)
-    except _ERRORS as error:
-        if len(lines) == 1:
-            refuse(first, lines[0], error)
-            return
-        middle = len(lines) // 2
-        yield from _good_lines(lines[:middle], first, parse, columns, refuse)
-        yield from _good_lines(lines[middle:], first + middle, parse, columns, refuse)
-
-
-def _parse_json(block: bytes, columns: Sequence[str]) -> pl.DataFrame:
-    return pl.scan_ndjson(block, schema=dict.fromkeys(columns, pl.String)).collect()
-
-
-def _parse_python(block: bytes, columns: Sequence[str]) -> pl.DataFrame:
-    rows = [_load_python(line) for line in block.split(b"\n") if line.strip(BLANKS)]
-    return pl.DataFrame(
-        {name: [_as_text(row.get(name)) for row in rows] for name in columns}, dict.fromkeys(columns, pl.String)
-    )
-
-
-def _load_python(line: bytes) -> dict:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
-        row = ast.literal_eval(line.decode().strip())
-    if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
-        raise ValueError("names and values in braces are expected")
-    return row
-
-
-def _as_text(value: object) -> str | None:
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins pairs of halves
-
-
-def _reason(line: bytes, load: Callable[[bytes], object]) -> str:
-    try:
-        load(line)
-    except _ERRORS as error:
-        return str(error)
-    return ""
-
-
-def _without_half_pairs(block: bytes) -> tuple[bytes, int]:
-    if b"\\ud" not in block and b"\\uD" not in block:
-        return block, 0
-    return _HALF_PAIR.subn(rb"\1\\ufffd", block)
-
-
-def _names(
-    text: Text,
-    load: Callable[[bytes], dict],
-    wanted: Sequence[Sequence[str]],
-    refuse: Callable[[int, bytes, BaseException], None],
-) -> list[str]:
-    names: dict[str, None] = {}
-    lines = (line for line in _lines(text) if line[1].strip(BLANKS))
-    for number, line in itertools.islice(lines, _SNIFFED):
-        try:
-            row = load(_without_half_pairs(line)[0])
-            if not isinstance(row, dict):
-                raise ValueError("names and values in braces are expected")
-            names.update(dict.fromkeys(row))
-        except _ERRORS as error:
-            refuse(number, line, error)
-    for group in wanted:
-        if not names.keys() & set(group):
-            names.update(dict.fromkeys(name for name in group if _has_name(text, name, load)))
-    return [_as_text(name) or "" for name in names]
-
-
-def _has_name(text: Text, name: str, load: Callable[[bytes], dict]) -> bool:
-    """Whether any object of the file has a column."""
-    at = text.data.find(name.encode())
-    while at >= 0:
-        line = text.line(text.data.rfind(b"\n", 0, at) + 1 or text.start)
-        try:
-            if name in load(line):
-                return True
-        except _ERRORS:
-            pass  # refused elsewhere
-        at = text.data.find(name.encode(), text.line_end(at))
-    return False
+def _count(text: Text) -> tuple[int, int]:
+    """Numbers of lines and of blank ones."""
+    lines = blank = 0
+    for start, end in text.blocks(text.start):
+        array = np.frombuffer(b"\n" + text.data[start:end], np.uint8)
+        newline = array == ord("\n")
+        lines += int(np.count_nonzero(newline)) - 1
+        if (newline[:-1] & (array[1:] <= ord(" "))).any():  # a line that starts with a blank
+            blank += sum(not line.strip(BLANKS) for line in text.data[start:end].removesuffix(b"\n").split(b"\n"))
+    return lines + (text.data[-1:] != b"\n"), blank
 
 
 def _lines(text: Text) -> Iterator[tuple[int, bytes]]:
@@ -202,20 +96,171 @@ def _lines(text: Text) -> Iterator[tuple[int, bytes]]:
         number, start = number + 1, text.line_end(start)
 
 
-def _count(text: Text) -> tuple[int, int, int]:
-    """Numbers of lines, of blank ones, and of halves of surrogate pairs."""
-    lines = blank = halves = 0
-    for start, end in text.blocks(text.start):
-        block = text.data[start:end]
-        halves += _without_half_pairs(block)[1]
-        array = np.frombuffer(block if block.endswith(b"\n") else block + b"\n", np.uint8)
-        ends = np.flatnonzero(array == ord("\n"))
-        starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-        lines += len(ends)
-        blank += sum(not block[starts[i] : ends[i]].strip(BLANKS) for i in np.flatnonzero(array[starts] <= ord(" ")))
-    return lines, blank, halves
+def _line_of(text: Text, refused: set[int], record: int) -> int:
+    records = (number for number, line in _lines(text) if line.strip(BLANKS) and number not in refused)
+    return next(itertools.islice(records, record, None))
 
 
-def _line_of(text: Text, bad_lines: set[int], row: int) -> int:
-    rows = (number for number, line in _lines(text) if line.strip(BLANKS) and number not in bad_lines)
-    return next(itertools.islice(rows, row, None))
+# JSON lines
+
+
+def _load_json(line: bytes) -> dict:
+    return _checked(json.loads(line))
+
+
+def _names(text: Text, wanted: Sequence[Sequence[str]], skip: bool) -> list[str]:
+    names: dict[str, None] = {}
+    lines = (line for line in _lines(text) if line[1].strip(BLANKS))
+    for number, line in itertools.islice(lines, _SNIFFED):
+        try:
+            names.update(dict.fromkeys(_load_json(_without_halves(line)[0])))
+        except _ERRORS:
+            if not skip:
+                raise DataError(f"{text.path}, {_refused(text, number, line, _load_json)}. {MEND}") from None
+    for group in wanted:
+        if not names.keys() & set(group):
+            names.update(dict.fromkeys(name for name in group if _has_name(text, name)))
+    return list(names)
+
+
+def _has_name(text: Text, name: str) -> bool:
+    """Whether any object of the file has a column."""
+    at = text.data.find(name.encode(), text.start)
+    while at >= 0:
+        with contextlib.suppress(*_ERRORS):  # what is no object is refused elsewhere
+            if name in _load_json(text.line(max(text.data.rfind(b"\n", 0, at) + 1, text.start))):
+                return True
+        at = text.data.find(name.encode(), text.line_end(at))
+    return False
+
+
+def _without(text: Text, refused: set[int]) -> tuple[Text, int]:
+    """The text without the lines of some numbers and halves of pairs, and the number of those halves."""
+    halves = 0
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal halves
+        number = 1
+        for start, end in text.blocks(text.start, _BLOCK):
+            block, replaced = _without_halves(text.data[start:end])
+            halves += replaced
+            if refused:
+                lines = re.findall(rb"[^\n]*\n|[^\n]+", block)
+                block = b"".join(line for i, line in enumerate(lines, number) if i not in refused)
+                number += len(lines)
+            yield block
+
+    return text.copy(blocks()), halves
+
+
+def _explain(text: Text) -> None:
+    """Raises DataError for the first line that polars cannot read."""
+    for refused in _bad_lines(text):
+        raise DataError(f"{text.path}, {refused}. {MEND}")
+
+
+def _bad_lines(text: Text) -> Iterator[Refused]:
+    for start, end in text.blocks(text.start, _BLOCK):
+        lines = _without_halves(text.data[start:end])[0].split(b"\n")
+        if not _is_json_lines(lines):
+            first = text.line_number(start)
+            for i in _bad_of(lines):
+                yield _refused(text, first + i, lines[i], _load_json)
+
+
+def _bad_of(lines: list[bytes]) -> Iterator[int]:
+    """Halves the lines until each that is bad stands alone."""
+    if _is_json_lines(lines):
+        return
+    if len(lines) == 1:
+        yield 0
+        return
+    middle = len(lines) // 2
+    yield from _bad_of(lines[:middle])
+    yield from (middle + i for i in _bad_of(lines[middle:]))
+
+
+def _is_json_lines(lines: list[bytes]) -> bool:
+    try:
+        pl.scan_ndjson(b"\n".join(lines), schema={"": pl.String}).collect()
+    except _ERRORS:
+        return False
+    return True
+
+
+# Python's dicts
+
+
+def _as_json_lines(text: Text, skip: bool) -> tuple[Text, list[str], list[Refused], int]:
+    """A file of Python's dicts as JSON lines; the names in them; what is refused; the number of halves of pairs."""
+    names: dict[str, None] = {}
+    refused: list[Refused] = []
+    halves = 0
+
+    def objects() -> Iterator[bytes]:
+        nonlocal halves
+        for number, line in _lines(text):
+            if not line.strip(BLANKS):
+                continue
+            whole, replaced = _without_halves(line)
+            halves += replaced
+            try:
+                row = {_as_text(name): _as_text(value) for name, value in _load_python(whole).items()}
+            except _ERRORS:
+                refused.append(_refused(text, number, line, _load_python))
+                if not skip:
+                    raise DataError(f"{text.path}, {refused[0]}. {MEND}") from None
+                continue
+            names.update(dict.fromkeys(name for name in row if name is not None))
+            yield json.dumps(row).encode() + b"\n"
+
+    return text.copy(objects()), list(names), refused, halves
+
+
+def _load_python(line: bytes) -> dict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        return _checked(ast.literal_eval(line.decode().strip()))
+
+
+def _as_text(value: object) -> str | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of pairs
+
+
+# Lines
+
+
+def _without_halves(block: bytes) -> tuple[bytes, int]:
+    """Lines with U+FFFD in place of halves of surrogate pairs, and the number of those."""
+    number = 0
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        nonlocal number
+        start = match.start()
+        while start and block[start - 1] == ord("\\"):
+            start -= 1
+        if (match.start() - start) % 2:  # its backslash stands for itself
+            return match[0]
+        number += 1
+        return rb"\ufffd"
+
+    return _HALF_PAIR.sub(replaced, block), number
+
+
+def _checked(row: object) -> dict:
+    if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+        raise ValueError("names and values in braces are expected")
+    return row
+
+
+def _refused(text: Text, number: int, line: bytes, load: Callable[[bytes], dict]) -> Refused:
+    kind = "no Python dict" if load is _load_python else "no JSON object"
+    reason = "JSON has neither NaN, infinities nor numbers beyond 64-bit floats"
+    try:
+        load(line)
+    except _ERRORS as error:
+        reason = getattr(error, "msg", None) or str(error).split(":")[0]  # behind a colon come places in memory
+    return Refused(number, 1, kind, f"{kind} ({reason}): {text.shown(line)}")

@@ -71,10 +71,10 @@ class Account:
             f"({self.records:,} records) + {refused:,} refused"
         )
         for reason, records in by_reason(self.refused).items():
-            text += f"\n  refused: {len(records):,} records, {reason}"
+            text += f"\n  refused, {reason}: {len(records):,}"
             text += "".join(f"\n    {record}" for record in records[:_EXAMPLES])
         if self.num_replaced:
-            text += f"\n  {self.num_replaced:,} halves of surrogate pairs read as U+FFFD"
+            text += f"\n  halves of surrogate pairs, read as U+FFFD: {self.num_replaced:,}"
         return text
 
 
@@ -84,11 +84,13 @@ class Found(NamedTuple):
     Attributes:
         account: of its lines.
         line_of: from the number of a record that is read, from 0, to its first line, from 1.
+        explain: raises the DataError of a record that polars could not read; None: all has been looked at.
         held: what must live as long as the table is read, such as a temporary copy.
     """
 
     account: Account
     line_of: Callable[[int], int]
+    explain: Callable[[], None] | None
     held: object
 
 
@@ -117,6 +119,9 @@ class Reading:
     def quote_of(self, path: str) -> str | None:
         given = dict(self.quotes)
         return given.get(path, given.get(""))
+
+    def over_limit(self) -> str:
+        return f"More than {self.bad_rows_limit:.2%} of the records are so (--bad_rows_limit)"
 
     def where(self, path: str | os.PathLike, row: int) -> str:
         """The place of a row, counted from 1, in words: its line if the file is text."""

@@ -50,11 +50,6 @@ class Survey(NamedTuple):
     drops: np.ndarray
     swallowed: int | None
 
-    @property
-    def has_line_each(self) -> bool:
-        """Whether every record is read, and is one line."""
-        return not self.refused and not len(self.spans)
-
     def reads_all_of(self, other: "Survey") -> bool:
         """Whether every record that the other reads is read alike here, but for the quotes around its values."""
         mine, others = _keys(self.spans), _keys(other.spans)
@@ -185,7 +180,7 @@ class _Walk:
         for record in np.flatnonzero(kinds > _BLANK).tolist():
             found = reason = _REASONS[kinds[record]]
             if kinds[record] == _FIELDS and fields is not None:
-                found = f"{fields[record]} fields for {len(self.layout.names)} columns"
+                found = f"{fields[record]} field{'s'[: fields[record] - 1]} for {len(self.layout.names)} columns"
             line = self.text.line(position + int(starts[record]))
             self.refused.append(
                 Refused(int(first_lines[record]), int(lines[record]), reason, f"{found}: {self.text.shown(line)}")

@@ -88,11 +88,15 @@ def as_id(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr:
 
 
 @contextlib.contextmanager
-def readable(path: str | os.PathLike) -> Iterator[None]:
-    """Turns what polars and the file system raise about a file into a DataError that names it."""
+def readable(path: str | os.PathLike, reading: Reading | None = None) -> Iterator[None]:
+    """Turns what polars and the file system raise about a file into a DataError that names it, and the line if
+    `reading` has seen the file."""
     try:
         yield
     except (*_POLARS_ERRORS, *_FILE_ERRORS) as error:
+        found = reading.found.get(os.fspath(path)) if reading is not None else None
+        if found is not None and found.explain is not None:
+            found.explain()
         reason = str(error).strip().split("\n\n")[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
 

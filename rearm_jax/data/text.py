@@ -22,7 +22,7 @@ import numpy as np
 
 from rearm_jax.errors import DataError
 
-BLOCK = 1 << 20  # bytes at a time
+BLOCK = 1 << 18  # bytes at a time
 _SHOWN = 100  # characters of a line in a message
 BLANKS = b" \t\r\n"
 _BOMS = {
@@ -188,7 +188,7 @@ def _unpacked(path: str) -> Iterator[bytes] | None:
         return _read(gzip.open(path))
     if start.startswith(b"BZh"):
         return _read(bz2.open(path))
-    if start.startswith(b"PK\x03\x04"):
+    if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is empty
         return _read(_only_member(path))
     return None
 

@@ -4,6 +4,7 @@ import os
 
 import polars as pl
 
+from rearm_jax.data.reading import Reading
 from rearm_jax.data.tables import readable
 
 TIME = pl.Struct({"time": pl.Float64, "has_offset": pl.Boolean})
@@ -15,7 +16,7 @@ _ISO_DATE = (
 )
 
 
-def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr:
+def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike, reading: Reading | None = None) -> pl.Expr:
     """A column of times as a struct TIME; its first value decides between numbers and dates.
 
     Returns:
@@ -31,7 +32,7 @@ def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr
         time = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us").cast(pl.Float64)
         return pl.struct(time=time, has_offset=pl.when(time.is_not_null()).then(has_offset))
     text, number = column.cast(pl.String), as_number(name)
-    with readable(path):
+    with readable(path, reading):
         first = table.filter(column.is_not_null()).head(1).select(number).collect(engine="streaming")
     if first.to_series().has_nulls():
         return text.map_batches(parse_iso, return_dtype=TIME, is_elementwise=True)

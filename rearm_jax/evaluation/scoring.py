@@ -33,12 +33,13 @@ def dot_products(user_vectors: jax.Array | np.ndarray, item_vectors: jax.Array |
 @jax.jit
 def standardised(scores: jax.Array) -> jax.Array:
     """Each row minus its mean, divided by its standard deviation, float32 (b, n); a constant row becomes 0."""
-    lowest, highest = scores.min(axis=1, keepdims=True), scores.max(axis=1, keepdims=True)
+    lowest = scores.min(axis=1, keepdims=True)
+    spread = scores.max(axis=1, keepdims=True) - lowest
     # To the range 0..1 first: the squares of tiny differences would be 0.
-    shifted = (scores - lowest) / jnp.where(highest > lowest, highest - lowest, 1)
+    shifted = (scores - lowest) / jnp.where(spread > 0, spread, 1)
     centred = shifted - shifted.mean(axis=1, keepdims=True)
     deviation = jnp.sqrt((centred**2).mean(axis=1, keepdims=True))
-    return centred / jnp.where(highest > lowest, deviation, 1)
+    return jnp.where(spread > 0, centred / jnp.where(spread > 0, deviation, 1), 0)
 
 
 def with_residual(scores: Scores, others: Scores, weight: float) -> Scores:

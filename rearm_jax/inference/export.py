@@ -9,7 +9,7 @@ from absl import logging
 
 from rearm_jax.config import to_json
 from rearm_jax.data.dataset import Dataset, group_by_user
-from rearm_jax.errors import ConfigError, RearmError
+from rearm_jax.errors import ConfigError, RearmError, how_to_install
 from rearm_jax.inference import score_function
 from rearm_jax.inference.export_readme import export_readme
 from rearm_jax.inference.extras import import_extra
@@ -111,7 +111,7 @@ def _write_vectors(folder: Path, trained: Trained) -> tuple[int, bool]:
     names = None if labels.item_names is labels.item_ids else labels.item_names
     _write_parquet(folder / "items.parquet", labels.item_ids, names, items)
     if importlib.util.find_spec("faiss") is None:
-        logging.info("no index for faiss, which is not installed: pip install 'rearm-jax[faiss]' (or faiss-cpu)")
+        logging.info("no index for faiss, which is not installed: %s", how_to_install("faiss"))
         return users.shape[1], False
     if trained.residual:
         logging.info("the index for faiss is of the vectors alone, without the residual")

@@ -6,8 +6,9 @@ those of a new item do not depend on which others come along.
 
 - Item-item graph: the item's row is that of the semantic graph (REARM, arXiv 2508.13745, "item semantic"): itself and
   the config.graph.item_knn_k - 1 items of the catalogue of largest cosine similarity of raw features, by modality,
-  weighted by config.graph.item_modality_weights. Nothing is known of its co-occurrence, so the semantic part takes that
-  weight as well. The same neighbours, weighted by similarity (sum 1), stand in for the item below.
+  weighted by config.graph.item_modality_weights. Where the model's graph has one value for all neighbours, the row has
+  it, too. Nothing is known of the item's co-occurrence, so the semantic part takes that weight as well. The same
+  neighbours, weighted by similarity (sum 1), stand in for the item below.
 - User-item graph: the weighted mean of its neighbours' rows, as if their users had interacted with it.
 - Features: the raw ones, through the trained projection. ID embedding: the weighted mean of the neighbours'.
 - Meta-network: its mean over all items stays that over the catalogue.
@@ -34,6 +35,7 @@ from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import Nodes, WholeTable
 from rearm_jax.recommender.contract import Representations
+from rearm_jax.settings import modality_weights
 
 _EPSILON = 1e-7  # added to every degree, as in graphs.relations
 _CHUNK_SIMILARITIES = 2**24
@@ -114,7 +116,8 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
     check_new_items(trained)
     experiment = trained.experiment
     dataset = experiment.dataset
-    semantic, itself = _semantic_rows(dataset.features, features, experiment.config.get("graph", {}))
+    settings = experiment.config.get("graph", {})
+    semantic, counted, itself = _semantic_rows(dataset.features, features, settings)
     neighbours = _stand_ins(semantic)
     num_new = len(itself)
 
@@ -125,7 +128,8 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
         if value.nodes == ("user",):
             return value
         if value.nodes == ("item",):
-            rows, own = semantic, scipy.sparse.diags_array(itself)
+            rows = counted if experiment.model.counts_neighbours else semantic
+            own = scipy.sparse.diags_array(itself)
         else:
             rows = neighbours @ _scipy(value)[dataset.num_users :]
             own = scipy.sparse.csr_array((num_new, num_new))
@@ -159,12 +163,13 @@ class _Catalogue(WholeTable):
 
 def _semantic_rows(
     catalogue: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """Rows of the item semantic graph: float32 (n, num_items), and the weight of each item to itself, float32 (n,)."""
+) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, np.ndarray]:
+    """Rows of the item semantic graph, with similarities and with the same value for each neighbour of a modality:
+    float32 (n, num_items) both, and the weight of each item to itself, float32 (n,)."""
     k = settings.get("item_knn_k", _NEIGHBOURS)
-    weights = settings.get("item_modality_weights", (1 / len(catalogue),) * len(catalogue))
+    weights = modality_weights(settings.get("item_modality_weights", ()), len(catalogue))
     others = max(k - 1, 1)  # without any, nothing would stand in for the item
-    parts, itself = [], 0.0
+    similar, alike, itself = list[Any](), list[Any](), 0.0
     for weight, (modality, known) in zip(weights, catalogue.items(), strict=True):
         if weight == 0:
             continue
@@ -173,9 +178,11 @@ def _semantic_rows(
         scale = weight / (k + _EPSILON)
         indptr = np.arange(len(table) + 1) * others
         shape = len(table), len(known)
-        parts.append(scipy.sparse.csr_array((scale * similarities.ravel(), neighbours.ravel(), indptr), shape=shape))
+        for values, parts in ((similarities, similar), (similarities != 0, alike)):
+            parts.append(scipy.sparse.csr_array((scale * values.ravel(), neighbours.ravel(), indptr), shape=shape))
         itself = itself + scale * table.any(axis=1)  # the similarity of a zero row, also to itself, is 0
-    return _canonical(sum(parts[1:], start=parts[0])), np.asarray(itself, np.float32)
+    rows = [_canonical(sum(parts[1:], start=parts[0])) for parts in (similar, alike)]
+    return rows[0], rows[1], np.asarray(itself, np.float32)
 
 
 def _stand_ins(semantic: scipy.sparse.csr_array) -> scipy.sparse.csr_array:

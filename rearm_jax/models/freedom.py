@@ -78,6 +78,7 @@ class Model(Ranked):
     }
     joint_rules = (one_weight_each("graph.item_modality_weights"),)
     by_row = False
+    counts_neighbours = True
 
     feature_widths: tuple[tuple[str, int], ...]
     embedding_dim: int

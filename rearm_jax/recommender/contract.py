@@ -95,6 +95,8 @@ class Recommender(nn.Module, Declaration):
     num_users: int
     num_items: int
 
+    # Whether the graph of the items has one value for all neighbours, instead of their similarities; new items ask.
+    counts_neighbours = False
     # Whether under protocol "reference" a user's items of validation and test are no negatives either.
     leaking_negatives = False
 

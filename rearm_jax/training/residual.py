@@ -59,7 +59,8 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
       The metrics of both splits, and "residual": the model, the weight, and validation with every weight.
     """
     config, dataset, model = experiment.config, experiment.dataset, _model(experiment)
-    weights, ks, block_size = config.residual.weights, tuple(config.evaluation.ks), config.evaluation.block_size
+    weights, ks = [float(weight) for weight in config.residual.weights], tuple(config.evaluation.ks)
+    block_size = config.evaluation.block_size
     name = f"valid/{config.evaluation.metric}"
     with _open(workdir, dataset) as checkpoints:
         params, _ = read_fit(checkpoints, dataset)

@@ -1,0 +1,82 @@
+"""How long a text table takes to read, against polars' own scan of the same columns of the same file.
+
+python -m benchmarks.reading --rows 10000000
+
+Ours looks at every line first: what quotes mean, whether each record has its fields, whether all is UTF-8. The two take
+turns, and the ratio is that of each turn, so that what else the machine does falls on both.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rearm_jax.data.reading import Reading
+from rearm_jax.data.tables import scan_table
+
+COLUMNS = ["userId", "movieId"]
+
+
+def write_tables(folder: Path, rows: int) -> dict[str, Path]:
+    """Ratings like MovieLens-20M's: without quotes; with quotes around two values of each row; with a text, every
+    tenth of which is quoted and holds separators, doubled quotes and newlines."""
+    rng = np.random.default_rng(0)
+    ratings = pl.DataFrame(
+        {
+            "userId": rng.integers(0, 1_000_000, rows),
+            "movieId": rng.integers(0, 200_000, rows),
+            "rating": rng.integers(1, 11, rows) / 2,
+            "timestamp": rng.integers(10**9, 15 * 10**8, rows),
+        }
+    )
+    ids = ratings.with_columns(pl.col(COLUMNS).cast(pl.String))
+    text = pl.when(pl.int_range(rows) % 10 == 0).then(pl.lit('good, "very"\ngood')).otherwise(pl.lit("good"))
+    paths = {name: folder / f"{name}.csv" for name in ("plain", "quoted", "texts")}
+    ratings.write_csv(paths["plain"])
+    ids.write_csv(paths["quoted"], quote_style="non_numeric")
+    ratings.with_columns(text=text).write_csv(paths["texts"])
+    return paths
+
+
+def read_by_polars(path: Path) -> pl.DataFrame:
+    return pl.read_csv(path, columns=COLUMNS, infer_schema=False)
+
+
+def read_by_us(path: Path) -> pl.DataFrame:
+    reading = Reading()
+    return scan_table(path, reading).select(COLUMNS).collect(engine="streaming")
+
+
+def timed(read: Callable[[Path], pl.DataFrame], path: Path) -> tuple[float, int]:
+    start = time.perf_counter()
+    rows = len(read(path))
+    return time.perf_counter() - start, rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--turns", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in write_tables(Path(folder), arguments.rows).items():
+            turns = []
+            for _ in range(arguments.turns):
+                theirs, ours = timed(read_by_polars, path), timed(read_by_us, path)
+                assert theirs[1] == ours[1] == arguments.rows
+                turns.append((theirs[0], ours[0], ours[0] / theirs[0]))
+            polars, own, ratio = (statistics.median(values) for values in zip(*turns, strict=True))
+            print(
+                f"{name:7} {path.stat().st_size / 1e6:6.0f} MB  polars {polars:.2f} s  ours {own:.2f} s  "
+                f"ratio {ratio:.2f} ({min(turn[2] for turn in turns):.2f} to {max(turn[2] for turn in turns):.2f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
