@@ -1,5 +1,7 @@
 """Tab-separated text with a header, read row by row. Nothing is quoted; every error names file, line and value."""
 
+import codecs
+import itertools
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -16,11 +18,7 @@ def header(path: str | os.PathLike) -> list[str]:
     Raises:
         DataError: the file cannot be read, or is no UTF-8.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.readline().rstrip("\n").split("\t")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+    return next(_lines(path), (1, ""))[1].split("\t")
 
 
 def rows(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -37,18 +35,15 @@ def rows(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[tuple[int,
                 "separated by tabs"
             )
     pick = operator.itemgetter(*map(names.index, columns))
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            file.readline()
-            for line, text in enumerate(file, start=2):
-                fields = text.rstrip("\n").split("\t")
-                if fields == [""]:
-                    continue
-                if len(fields) != len(names):
-                    raise DataError(f"{path}, line {line}: {len(fields)} fields, and the header has {len(names)}")
-                yield line, pick(fields)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+    for line, text in itertools.islice(_lines(path), 1, None):
+        fields = text.split("\t")
+        if fields == [""]:
+            continue
+        if len(fields) != len(names):
+            raise DataError(
+                f"{path}, line {line}: {len(fields)} fields, and the header has {len(names)}: {shown(text)}"
+            )
+        yield line, pick(fields)
 
 
 def number(text: str, path: str | os.PathLike, line: int, column: str) -> int:
@@ -72,5 +67,12 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
-def _unreadable(path: str | os.PathLike, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as text in UTF-8 ({error})")
+def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Numbers, from 1, and lines without their ends."""
+    line = 1
+    try:
+        with open(path, "rb") as file:
+            for line, text in enumerate(file, start=1):
+                yield line, text.removeprefix(codecs.BOM_UTF8 if line == 1 else b"").decode().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}, line {line}: cannot be read as text in UTF-8 ({error})") from error
