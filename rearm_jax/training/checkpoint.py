@@ -207,6 +207,11 @@ class Checkpoints:
             self._records.read()
             raise
 
+    def raise_if_failed(self) -> None:
+        """Raises as `wait` does where the save under way has failed by now; does not wait for it."""
+        if self._saving is not None and self._saving.done() and self._saving.exception() is not None:
+            self.wait()
+
     def close(self) -> None:
         """Waits for the last save and frees what Orbax holds. Raises as `wait` does."""
         try:

@@ -55,7 +55,8 @@ class RunLock:
 
     def __init__(self, workdir: str | os.PathLike, clock: Callable[[], float] = time.time):
         self._folder = run_path(workdir)
-        self._path = self._folder / LOCK_FILE
+        absolute = self._folder if in_bucket(self._folder) else self._folder.resolve()
+        self._path = absolute / LOCK_FILE
         self._clock = clock
         self._made: list[str] = []  # folders, from the inside out
         self._file: int | None = None  # descriptor of the file that the system has locked
@@ -98,7 +99,7 @@ class RunLock:
         try:
             with reached(self._folder):
                 if not in_bucket(self._folder):
-                    self._made = _make_folder(os.path.abspath(self._folder))
+                    self._made = _make_folder(str(self._path.parent))
                     self._file = self._lock_by_system()
                 self._refuse_if_held()
                 self._sign()

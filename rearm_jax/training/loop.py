@@ -89,7 +89,7 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
         with stop_on_signal() as request:
             with _open_writer(workdir, config, int(state.step)) as writer:
                 while not is_over():
-                    state, stopped_by = _run_epoch(run_steps, state, progress, experiment, request)
+                    state, stopped_by = _run_epoch(run_steps, state, progress, experiment, checkpoints, request)
                     if lock:
                         lock.check()
                     if stopped_by is not None:
@@ -207,7 +207,12 @@ def stopping_value(metrics: Mapping[str, float], config: ConfigDict) -> float:
 
 
 def _run_epoch(
-    run_steps: Callable, state: TrainState, progress: Progress, experiment: Experiment, request: StopRequest
+    run_steps: Callable,
+    state: TrainState,
+    progress: Progress,
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    request: StopRequest,
 ) -> tuple[TrainState, int | None]:
     """The rest of the epoch under way, or as much of it as a stop request leaves; adds to `progress`.
 
@@ -224,6 +229,7 @@ def _run_epoch(
             stopped_by, call_steps = agree(request.signal, call_steps)
             if stopped_by is not None or not call_steps:
                 break
+            checkpoints.raise_if_failed()
             start = time.perf_counter()
             state, sums, last = run_steps(state, call_steps)
             sums, last = jax.device_get((sums, last))

@@ -1,5 +1,6 @@
 """Files of a run that were truncated, emptied, deleted or changed by a bit; a full disk. Nothing is loaded silently."""
 
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -234,6 +235,28 @@ def test_a_full_disk_is_told_and_costs_nothing(trained, tmp_path, monkeypatch, w
             loop.train(experiment, str(folder))
     loop.train(experiment, str(folder))
     assert_same_runs(experiment, whole, folder)
+    counts["full disks, told and survived"] += 1
+
+
+def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_call(trained, tmp_path, monkeypatch):
+    """Not at the next save, which may be an epoch of hours away."""
+    experiment, _ = trained
+    save, check_finite, steps = loop._save, loop._check_finite, []
+
+    def save_and_wait(checkpoints, *arguments):
+        save(checkpoints, *arguments)
+        concurrent.futures.wait([checkpoints._saving])
+
+    def note(last, step):
+        steps.append(step)
+        check_finite(last, step)
+
+    monkeypatch.setattr(loop, "_save", save_and_wait)
+    monkeypatch.setattr(loop, "_check_finite", note)
+    monkeypatch.setattr(digest, "replace_file", no_space)
+    with pytest.raises(CheckpointError, match=r"lost a save\. .* No space left on device"):
+        loop.train(experiment, str(tmp_path / "run"))
+    assert max(steps) == STEPS
     counts["full disks, told and survived"] += 1
 
 
