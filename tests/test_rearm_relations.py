@@ -201,6 +201,8 @@ CHANGES = [
     ({}, {"item_knn_k": 7}, SEMANTIC | {"item co-occurrence"}),
     ({}, {"user_cooccurrence_weight": 0.41, "item_cooccurrence_weight": 0.21}, set()),
     ({}, {"user_modality_weights": (0.4, 0.6), "item_modality_weights": (0.4, 0.6)}, set()),
+    ({}, {"user_cooccurrence": False, "item_semantic": False}, set()),
+    ({}, {"user_interest": False, "item_cooccurrence": False}, set()),
     ({}, {"knn": "exact"}, set()),
     ({}, {"knn": "approx"}, INTEREST | SEMANTIC),
     ({"protocol": "reference"}, {"seed": 1}, COOCCURRENCE),

@@ -142,7 +142,7 @@ def test_exclusions_of_which_nothing_is_known(trained, caplog):
         ({"k": 0}, ConfigError, "k is 0: there are 40 items; k must be 1 to 40"),
         ({"k": 41}, ConfigError, "k is 41: there are 40 items; k must be 1 to 40"),
         ({"k": 40, "never": [1000]}, ConfigError, "40 items, 1 of which nobody gets; k must be 1 to 39"),
-        ({"unknown": "ignore"}, ConfigError, "unknown is 'ignore': must be one of refuse, popular"),
+        ({"unknown": "ignore"}, ConfigError, "unknown = 'ignore': must be one of 'refuse', 'popular'"),
         ({"users": []}, DataError, "no users are named"),
         ({"never": ["B1"]}, DataError, "items of this catalogue are integers, and these are not: 'B1'"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rearm_jax.evaluation.popularity import quantile_groups
+from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import abstract_params, build_experiment
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.inference.report.features import attention_scalars, embed, look_inside
@@ -187,7 +188,8 @@ def by_hand(dataset, scores, k):
 
 def test_recall_by_group(experiment, params, outputs):
     dataset, representations = experiment.dataset, outputs[0]
-    item_groups, user_groups = recall_by_group(dataset, representations, k=10, block_size=16)
+    scores = dot_products(representations.users, representations.items)
+    item_groups, user_groups = recall_by_group(dataset, scores, k=10, block_size=16)
     item_counts = np.bincount(dataset.train[:, 1], minlength=dataset.num_items)
     user_counts = np.bincount(dataset.train[:, 0], minlength=dataset.num_users)
     scores = {

@@ -149,12 +149,14 @@ def parsed(monkeypatch):
         yield parse
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_on_the_command_line(parsed):
     config = parsed("--config.residual.l2=7", "--config.residual.model=ease", "--config.residual.weights=(0.0,1.0)")
     assert (config.residual.model, config.residual.l2, config.residual.weights) == ("ease", 7, (0, 1))
     assert config.model.name == "rearm"
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

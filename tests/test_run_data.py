@@ -1,7 +1,5 @@
 """Data that changed under a run folder: what is said, and that it is said before anything is built."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -76,8 +74,8 @@ def test_it_is_the_data_even_where_the_settings_no_longer_fit_them(run):
     data, workdir = run
     write_data(data, num_users=4)  # fewer users than neighbours
     assert "users: 12 then, 4 now" in refusal(workdir, config(data))
-    with pytest.raises(ConfigError, match=r"graph\.user_knn_k = 5: too large, the data has 4 users"):
-        open_experiment(config(data), workdir.parent / "another")
+    with pytest.raises(ConfigError, match=r"evaluation\.ks = 11: too large, the data has 10 items"):
+        open_experiment(config(data, evaluation__ks=(5, 11)), workdir.parent / "another")
 
 
 def test_values_alone_that_differ_are_told(run):
@@ -117,5 +115,3 @@ def test_the_same_data_are_opened_and_told_in_a_line(tmp_path, caplog):
     for path in (tmp_path / "data").iterdir():
         path.rename(tmp_path / "moved" / path.name)
     assert load_trained(str(tmp_path / "run"), config(tmp_path / "moved")).step == trained.step
-    saved = json.loads((tmp_path / "run/config.json").read_text())
-    assert saved["graph"]["user_modality_weights"] == saved["graph"]["item_modality_weights"] == [0.5, 0.5]

@@ -48,7 +48,7 @@ def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
     saved, config = saved_config(workdir), resolve(config)
     fields = differences(saved, config)
     if fields:
-        lines = [f"  {name}: {_field(saved, name)} there, {_field(config, name)} here" for name in fields]
+        lines = [f"  {name}: {_field(saved, name)!r} there, {_field(config, name)!r} here" for name in fields]
         raise CheckpointError(
             f"{workdir} holds a run with other settings:\n" + "\n".join(lines) + "\n"
             "Name another --workdir, or give --overwrite to delete that run and start anew"
