@@ -253,7 +253,7 @@ def train_on(experiment: Experiment, count: int) -> dict[str, np.ndarray]:
         results |= {f"step {step} {name}": np.asarray(value) for name, value in last.items()}
     for path, values in flatten_dict(jax.device_get(state.params)).items():
         rows = {"user_id_table": NUM_USERS, "item_id_table": NUM_ITEMS}.get(path[-1])  # else padding comes along
-        results["/".join(path)] = values[:rows]
+        results["/".join(path)] = values if rows is None else values[:rows]
     return results | Evaluator(placement, inputs)(state.params, "valid")
 
 
