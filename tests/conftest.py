@@ -9,8 +9,6 @@ import tempfile
 import pytest
 from ml_collections import ConfigDict
 
-from rearm_jax import default
-
 
 def pytest_configure(config):
     # A shell that starts a command behind its back (&, nohup) has it ignore Ctrl-C, and so would all that tests start.
@@ -80,6 +78,8 @@ def tiny_config(**changes) -> ConfigDict:
     Args:
       changes: other values; dots in names become `__`. `model__name` is REARM if not given.
     """
+    from rearm_jax import default  # imports jax, which reads the environment once
+
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     model = changes.get("model.name", "rearm")
     config = default.get_config(model).lock()

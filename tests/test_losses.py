@@ -12,10 +12,16 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+# Without optimisation XLA's programs of float64 give NaN on a CPU (jax 0.10.2).
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
+
 def in_float64(fn, *args):
     """fn of the arrays in float64, as numpy arrays."""
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jax.jit(fn)(*(jnp.asarray(x, jnp.float64) for x in args)))
+        return jax.tree.map(
+            np.asarray, jax.jit(fn, compiler_options=OPTIMISED)(*(jnp.asarray(x, jnp.float64) for x in args))
+        )
 
 
 def value_and_gradients(loss, *args, **static):

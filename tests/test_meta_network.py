@@ -50,10 +50,17 @@ def dense(params, modal, embeddings):
     return jnp.stack(shared)
 
 
+# Without optimisation XLA's programs of float64 give NaN on a CPU (jax 0.10.2).
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
+
 def in_float64(fn, *args):
     with jax.enable_x64(True):
         return jax.tree.map(
-            np.asarray, jax.jit(fn)(*jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), args))
+            np.asarray,
+            jax.jit(fn, compiler_options=OPTIMISED)(
+                *jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), args)
+            ),
         )
 
 
