@@ -146,9 +146,9 @@ def test_numbers_beside_dates_are_refused(tmp_path):
     assert read(numbers).times.tolist() == [1399118400, 1399118401]
     with pytest.raises(DataError, match=r"numbers\.csv has numbers as times, and .*dates\.csv has dates"):
         read(dates, numbers)
-    with pytest.raises(DataError, match=r"row 2, column 'time': '1399118400' is not a finite number, nor a date"):
+    with pytest.raises(DataError, match=r"line 3, column 'time': '1399118400' is not a finite number, nor a date"):
         read(table(tmp_path / "log.csv", ["2014-05-03", "1399118400"]))
-    with pytest.raises(DataError, match=r"row 2, column 'time': '2014-05-03' is not a finite number, nor a date"):
+    with pytest.raises(DataError, match=r"line 3, column 'time': '2014-05-03' is not a finite number, nor a date"):
         read(table(tmp_path / "log.csv", ["1399118400", "2014-05-03"]))
 
 
