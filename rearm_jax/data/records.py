@@ -51,7 +51,7 @@ class Records(NamedTuple):
     Attributes:
         ends: offset behind each record's newline, in the block.
         fields: how many each has; None if all have as many as the header.
-        lines: how many lines each has; None if all have one.
+        inner: offsets of the newlines within records, which have several lines.
         trouble: why the block's next record is not among them; None if there is no next.
         trouble_at: offset of that, in the block.
         may_be_joined: whether the header's bytes or a byte order mark are in the block.
@@ -59,7 +59,7 @@ class Records(NamedTuple):
 
     ends: np.ndarray
     fields: np.ndarray | None
-    lines: np.ndarray | None
+    inner: np.ndarray
     trouble: str | None = None
     trouble_at: int = 0
     may_be_joined: bool = False
@@ -121,12 +121,13 @@ def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
     if trouble_at:
         ends = ends[: np.searchsorted(ends, trouble_at, side="right")]
         fields = None if fields is None else fields[: len(ends)]
-    lines = None
-    if may_span and len(ends) and np.count_nonzero(np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE) > len(ends):
-        newlines = np.flatnonzero(np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE)
-        lines = np.diff(np.searchsorted(newlines, ends), prepend=0)
+    inner = np.empty(0, np.int64)
+    if may_span and len(ends):
+        newlines = np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE
+        newlines[ends - 1] = False
+        inner = np.flatnonzero(newlines)
     may_be_joined = codecs.BOM_UTF8 in raw or (layout.header is not None and layout.header in raw)
-    return Records(ends, fields, lines, trouble, trouble_at, may_be_joined)
+    return Records(ends, fields, inner, trouble, trouble_at, may_be_joined)
 
 
 def _outside_quotes(array: np.ndarray, special: np.ndarray) -> tuple[np.ndarray, str | None, int]:
