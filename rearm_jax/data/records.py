@@ -126,7 +126,8 @@ def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
         newlines = np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE
         newlines[ends - 1] = False
         inner = np.flatnonzero(newlines)
-    may_be_joined = codecs.BOM_UTF8 in raw or (layout.header is not None and layout.header in raw)
+    has_mark = not raw.isascii() and codecs.BOM_UTF8 in raw
+    may_be_joined = has_mark or (layout.header is not None and layout.header in raw)
     return Records(ends, fields, inner, trouble, trouble_at, may_be_joined)
 
 

@@ -19,7 +19,8 @@ from rearm_jax.data.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
 _REASONS = ("", "", "not as many fields as columns", "the header again", "a byte order mark in mid-file", "not UTF-8")
-_BLOCK = 1 << 17  # bytes; what numpy makes of them stays in a core's cache
+_BLOCK = 1 << 16  # bytes; what numpy makes of them stays in a core's cache
+_GROUP = 16  # blocks that a thread takes at a time
 _WINDOW = 1 << 12  # bytes looked at first behind a record with a broken quote
 _SUSPICIOUS = 16  # lines of one record
 _LINE_BITS = 24  # for a number of lines, beside the number of the first
@@ -99,12 +100,14 @@ def survey(text: Text, layout: Layout, max_refused: int) -> Survey:
 
 def _look_ahead(text: Text, layout: Layout) -> Iterator[tuple[int, int, Records]]:
     """Blocks, and what is in them if a record starts where they start: threads read ahead on that guess."""
-    blocks, workers = text.blocks(layout.body, _BLOCK), pl.thread_pool_size()
+    workers = pl.thread_pool_size()
+    blocks = text.blocks(layout.body, _BLOCK)
+    groups = iter(lambda: list(islice(blocks, _GROUP)), [])
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        while batch := list(islice(blocks, 16 * workers)):
-            found = pool.map(lambda block: find_records(text, layout, *block), batch)
-            for (start, end), records in zip(batch, found, strict=True):
-                yield start, end, records
+        while batch := list(islice(groups, 4 * workers)):
+            found = pool.map(lambda group: [find_records(text, layout, *block) for block in group], batch)
+            for group, records_of in zip(batch, found, strict=True):
+                yield from ((*block, records) for block, records in zip(group, records_of, strict=True))
 
 
 def _lines_of(refused: list[Refused]) -> np.ndarray:
