@@ -19,7 +19,7 @@ from rearm_jax.data.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
 _REASONS = ("", "", "not as many fields as columns", "the header again", "a byte order mark in mid-file", "not UTF-8")
-_BLOCK = 1 << 16  # bytes; what numpy makes of them stays in a core's cache
+_BLOCK = 1 << 17  # bytes; what numpy makes of them stays in a core's cache
 _GROUP = 16  # blocks that a thread takes at a time
 _WINDOW = 1 << 12  # bytes looked at first behind a record with a broken quote
 _SUSPICIOUS = 16  # lines of one record
@@ -156,8 +156,13 @@ class _Walk:
         last = bisect.bisect_left(bad_utf8, position + records.size)
         broken = np.array(bad_utf8[bisect.bisect_left(bad_utf8, position) : last], np.int64) - position
         ends, fields = records.ends, records.fields
+        is_plain = fields is None and not records.may_be_joined and not len(broken)
+        if is_plain and not len(records.inner):
+            self.records += len(ends)
+            self.line += len(ends)
+            return
         several, more = np.unique(np.searchsorted(ends, records.inner), return_counts=True)
-        if fields is None and not records.may_be_joined and not len(broken):
+        if is_plain:
             self._add_spans(position, ends, several, self.line + several + np.cumsum(more) - more, more + 1)
             self.records += len(ends)
             self.line += len(ends) + len(records.inner)
