@@ -131,7 +131,9 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
         line, ways = text.line_number(backslash.start()), [f"--quote {one.layout.dialect}" for one in best]
         found = f"what backslashes mean is not clear, and changes the values: {' or '.join(ways)}"
     elif chosen is None:
-        one, other = next((one, other) for one in fits for other in fits if not one.reads_all_of(other))
+        one, other = next(
+            (one, other) for one in fits for other in fits if one is not other and not one.reads_all_of(other)
+        )
         line = one.first_difference(other)
         ways = [f"--quote {each.layout.dialect} reads {each.records:,} records" for each in (one, other)]
         found = f"what quotes mean is not clear, and changes the rows: {', '.join(ways)}"
@@ -147,7 +149,7 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
 
 def _best(fits: list[Survey]) -> list[Survey]:
     """Those that read all that any of the others reads, and alike; the last is the one to take."""
-    return [one for one in fits if all(one.reads_all_of(other) for other in fits)]
+    return [one for one in fits if all(one is other or one.reads_all_of(other) for other in fits)]
 
 
 def _has_quoted_values(text: Text, one: Survey) -> bool:
@@ -169,7 +171,7 @@ def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
         message = f"{text.path} cannot be read, whatever its quotes mean: {'; '.join(ways)}"
     if reading.bad_rows == "skip":
         return f"{message}. {reading.over_limit()}"
-    if reading.quote_of(text.path) is None and [one.layout.dialect for one in surveys] == ["double"]:
+    if reading.quote_of(text.path) is None and all(one.layout.dialect != "none" for one in surveys):
         message += " (--quote none would take the quotes for parts of the values)"
     return f"{message}. {MEND}"
 

@@ -51,7 +51,7 @@ class Records(NamedTuple):
     Attributes:
         ends: offset behind each record's newline, in the block.
         fields: how many each has; None if all have as many as the header.
-        lines: how many lines each has; None if all have one.
+        inner: offsets of the newlines within records, which have several lines.
         trouble: why the block's next record is not among them; None if there is no next.
         trouble_at: offset of that, in the block.
         may_be_joined: whether the header's bytes or a byte order mark are in the block.
@@ -59,7 +59,7 @@ class Records(NamedTuple):
 
     ends: np.ndarray
     fields: np.ndarray | None
-    lines: np.ndarray | None
+    inner: np.ndarray
     trouble: str | None = None
     trouble_at: int = 0
     may_be_joined: bool = False
@@ -105,8 +105,8 @@ def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
     special = (array == layout.separator[0]) | (array == _NEWLINE)
     trouble, trouble_at, may_span = None, 0, plain is not raw
     if layout.dialect != "none" and b'"' in plain:
-        special, trouble, trouble_at = _outside_quotes(array, special)
-        may_span = True
+        special, trouble, trouble_at, has_inner = _outside_quotes(array, special)
+        may_span |= has_inner
     if trouble is None and not plain.endswith(b"\n"):
         trouble = OPEN_LINE
 
@@ -121,15 +121,17 @@ def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
     if trouble_at:
         ends = ends[: np.searchsorted(ends, trouble_at, side="right")]
         fields = None if fields is None else fields[: len(ends)]
-    lines = None
-    if may_span and len(ends) and np.count_nonzero(np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE) > len(ends):
-        newlines = np.flatnonzero(np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE)
-        lines = np.diff(np.searchsorted(newlines, ends), prepend=0)
-    may_be_joined = codecs.BOM_UTF8 in raw or (layout.header is not None and layout.header in raw)
-    return Records(ends, fields, lines, trouble, trouble_at, may_be_joined)
+    inner = np.empty(0, np.int64)
+    if may_span and len(ends):
+        newlines = np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE
+        newlines[ends - 1] = False
+        inner = np.flatnonzero(newlines)
+    has_mark = not raw.isascii() and codecs.BOM_UTF8 in raw
+    may_be_joined = has_mark or (layout.header is not None and layout.header in raw)
+    return Records(ends, fields, inner, trouble, trouble_at, may_be_joined)
 
 
-def _outside_quotes(array: np.ndarray, special: np.ndarray) -> tuple[np.ndarray, str | None, int]:
+def _outside_quotes(array: np.ndarray, special: np.ndarray) -> tuple[np.ndarray, str | None, int, bool]:
     """Which of the special bytes (separators and newlines) lie outside quotes.
 
     A bit for each byte, 64 in a word: what is between quotes is the running exclusive or of the quotes.
@@ -140,26 +142,28 @@ def _outside_quotes(array: np.ndarray, special: np.ndarray) -> tuple[np.ndarray,
 
     Returns:
         bool (n,); what is wrong with the first quote that opens or closes where it may not, or with the last, which is
-        still open; the offset of the former, 0 without.
+        still open; the offset of the former, 0 without; whether a newline is between quotes.
     """
-    newline = array == _NEWLINE
+    newlines = _bits(array == _NEWLINE)
     quotes, borders = _bits(array == _QUOTE), _bits(special)
-    returns = _bits(array == _RETURN) & _later(_bits(newline))
     inside = quotes.copy()
     for shift in (1, 2, 4, 8, 16, 32):
         inside ^= inside << np.uint64(shift)
     odd = np.bitwise_count(quotes) & 1
     inside[(np.cumsum(odd) - odd) % 2 == 1] ^= np.uint64(2**64 - 1)
 
-    before = (borders | quotes) << np.uint64(1)
-    before[1:] |= (borders | quotes)[:-1] >> np.uint64(63)
+    either = borders | quotes
+    before = either << np.uint64(1)
+    before[1:] |= either[:-1] >> np.uint64(63)
     before[0] |= np.uint64(1)
+    returns = _bits(array == _RETURN)
     late = _first(quotes & inside & ~before)
-    early = _first(quotes & ~inside & ~_later(borders | quotes | returns))
+    early = _first(quotes & ~inside & ~_later(either | (returns & _later(newlines))))
     outside = np.unpackbits((borders & ~inside).view(np.uint8), count=len(array), bitorder="little").view(bool)
+    has_inner = bool((newlines & inside).any())
     if min(late, early) < len(array):
-        return outside, OPENED_LATE if late < early else CLOSED_EARLY, min(late, early)
-    return outside, OPEN_QUOTE if odd.sum() % 2 else None, 0
+        return outside, OPENED_LATE if late < early else CLOSED_EARLY, min(late, early), has_inner
+    return outside, OPEN_QUOTE if odd.sum() % 2 else None, 0, has_inner
 
 
 def _bits(flags: np.ndarray) -> np.ndarray:

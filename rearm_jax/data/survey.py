@@ -20,6 +20,7 @@ from rearm_jax.data.text import BLANKS, Text
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
 _REASONS = ("", "", "not as many fields as columns", "the header again", "a byte order mark in mid-file", "not UTF-8")
 _BLOCK = 1 << 17  # bytes; what numpy makes of them stays in a core's cache
+_GROUP = 16  # blocks that a thread takes at a time
 _WINDOW = 1 << 12  # bytes looked at first behind a record with a broken quote
 _SUSPICIOUS = 16  # lines of one record
 _LINE_BITS = 24  # for a number of lines, beside the number of the first
@@ -99,12 +100,14 @@ def survey(text: Text, layout: Layout, max_refused: int) -> Survey:
 
 def _look_ahead(text: Text, layout: Layout) -> Iterator[tuple[int, int, Records]]:
     """Blocks, and what is in them if a record starts where they start: threads read ahead on that guess."""
-    blocks, workers = text.blocks(layout.body, _BLOCK), pl.thread_pool_size()
+    workers = pl.thread_pool_size()
+    blocks = text.blocks(layout.body, _BLOCK)
+    groups = iter(lambda: list(islice(blocks, _GROUP)), [])
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        while batch := list(islice(blocks, 16 * workers)):
-            found = pool.map(lambda block: find_records(text, layout, *block), batch)
-            for (start, end), records in zip(batch, found, strict=True):
-                yield start, end, records
+        while batch := list(islice(groups, 4 * workers)):
+            found = pool.map(lambda group: [find_records(text, layout, *block) for block in group], batch)
+            for group, records_of in zip(batch, found, strict=True):
+                yield from ((*block, records) for block, records in zip(group, records_of, strict=True))
 
 
 def _lines_of(refused: list[Refused]) -> np.ndarray:
@@ -152,14 +155,22 @@ class _Walk:
         bad_utf8 = self.text.bad_utf8
         last = bisect.bisect_left(bad_utf8, position + records.size)
         broken = np.array(bad_utf8[bisect.bisect_left(bad_utf8, position) : last], np.int64) - position
-        ends, fields, lines = records.ends, records.fields, records.lines
-        if fields is None and lines is None and not records.may_be_joined and not len(broken):
+        ends, fields = records.ends, records.fields
+        is_plain = fields is None and not records.may_be_joined and not len(broken)
+        if is_plain and not len(records.inner):
             self.records += len(ends)
             self.line += len(ends)
             return
+        several, more = np.unique(np.searchsorted(ends, records.inner), return_counts=True)
+        if is_plain:
+            self._add_spans(position, ends, several, self.line + several + np.cumsum(more) - more, more + 1)
+            self.records += len(ends)
+            self.line += len(ends) + len(records.inner)
+            return
         block = self.text.data[position : position + records.size]
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        lines = np.ones(len(ends), np.int64) if lines is None else lines
+        lines = np.ones(len(ends), np.int64)
+        lines[several] += more
         first_lines = self.line + np.cumsum(lines) - lines
 
         kinds = np.full(len(ends), _READ, np.uint8)
@@ -190,14 +201,23 @@ class _Walk:
         self.records += int(np.count_nonzero(is_read))
         self.blank += int(np.count_nonzero(kinds == _BLANK))
         self.line += int(lines.sum())
-        several = is_read & (lines > 1)
-        for record in np.flatnonzero(is_read & (lines >= _SUSPICIOUS)).tolist():
-            each = block[starts[record] : ends[record]].removesuffix(b"\n").split(b"\n")
-            if all(line.count(self.layout.separator) == len(self.layout.names) - 1 for line in each):
-                self.swallowed = self.swallowed or int(first_lines[record])
-        self.spans.append(np.stack([first_lines, lines], 1)[several])
-        self.gaps.append(np.stack([first_lines + is_read, lines - is_read], 1)[~is_read | several])
+        several = several[is_read[several]]
+        self._add_spans(position, ends, several, first_lines[several], lines[several])
+        self.gaps.append(np.stack([first_lines, lines], 1)[~is_read])
         self.drops.append(np.stack([position + starts, position + ends], 1)[~is_read])
+
+    def _add_spans(
+        self, position: int, ends: np.ndarray, several: np.ndarray, first_lines: np.ndarray, lines: np.ndarray
+    ) -> None:
+        """Notes which records of the block at an offset have several lines, and are read."""
+        self.spans.append(np.stack([first_lines, lines], 1))
+        for i in np.flatnonzero(lines >= _SUSPICIOUS).tolist() if self.swallowed is None else ():
+            start = position + (int(ends[several[i] - 1]) if several[i] else 0)
+            record = self.text.data[start : position + int(ends[several[i]])]
+            separators = {line.count(self.layout.separator) for line in record.removesuffix(b"\n").split(b"\n")}
+            if separators == {len(self.layout.names) - 1}:
+                self.swallowed = int(first_lines[i])
+                return
 
     def refuse_line(self, position: int, records: Records) -> int:
         """Refuses the line at an offset, whose record is in trouble; the offset behind it."""
@@ -213,7 +233,9 @@ class _Walk:
 
     def survey(self) -> Survey:
         none = np.empty((0, 2), np.int64)
-        spans, gaps, drops = (np.concatenate([none, *parts]) for parts in (self.spans, self.gaps, self.drops))
+        spans, others, drops = (np.concatenate([none, *parts]) for parts in (self.spans, self.gaps, self.drops))
+        gaps = np.concatenate([spans + np.array([1, -1]), others])
+        gaps = gaps[np.argsort(gaps[:, 0])]
         drops = np.minimum(drops, len(self.text.data))
         return Survey(
             self.layout, self.records, self.line - 1, self.blank, self.refused, spans, gaps, drops, self.swallowed
