@@ -18,6 +18,7 @@ from rearm_jax.experiment import build_experiment
 from rearm_jax.models.rearm import REARM
 from rearm_jax.training import digest, loop, writer
 from rearm_jax.training.checkpoint import Checkpoints
+from rearm_jax.training.finite import check_numbers
 from tests.conftest import tiny_config
 from tests.faults import processes
 from tests.faults.tally import counts, random_source, scaled
@@ -161,8 +162,8 @@ def test_a_damaged_best_step_is_named_and_not_replaced(tmp_path, monkeypatch):
     values = iter([0.9, 0.2, 0.3])
 
     class Scripted(loop.Evaluator):
-        def __call__(self, params, split):
-            return super().__call__(params, split) | {"valid/recall@10": next(values, 0.5)}
+        def __call__(self, params, split, **options):
+            return super().__call__(params, split, **options) | {"valid/recall@10": next(values, 0.5)}
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "Evaluator", Scripted)
@@ -241,7 +242,7 @@ def test_a_full_disk_is_told_and_costs_nothing(trained, tmp_path, monkeypatch, w
 def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_call(trained, tmp_path, monkeypatch):
     """Not at the next save, which may be an epoch of hours away."""
     experiment, _ = trained
-    save, check_finite, steps = loop._save, loop._check_finite, []
+    save, steps = loop._save, []
 
     def save_and_wait(checkpoints, *arguments):
         save(checkpoints, *arguments)
@@ -249,10 +250,10 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_call(train
 
     def note(last, step):
         steps.append(step)
-        check_finite(last, step)
+        check_numbers(last, step)
 
     monkeypatch.setattr(loop, "_save", save_and_wait)
-    monkeypatch.setattr(loop, "_check_finite", note)
+    monkeypatch.setattr(loop, "check_numbers", note)
     monkeypatch.setattr(digest, "replace_file", no_space)
     with pytest.raises(CheckpointError, match=r"lost a save\. .* No space left on device"):
         loop.train(experiment, str(tmp_path / "run"))
