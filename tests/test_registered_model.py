@@ -16,7 +16,7 @@ from rearm_jax.inference.new_items import represent_new_items
 from rearm_jax.inference.trained import load_trained
 from rearm_jax.parallel.rows import ALL
 from rearm_jax.recommender.contract import Representations
-from rearm_jax.recommender.objectives import ranking_share
+from rearm_jax.recommender.objectives import bpr_share
 from rearm_jax.settings import Setting, integer
 from tests.conftest import tiny_config
 from tests.test_loop import assert_same_runs, read_lines
@@ -44,7 +44,7 @@ class MatrixFactorisation(rearm_jax.Recommender):
         return Representations(users.take(user_ids), items.take(item_ids))
 
     def losses(self, out, batch, shard):
-        return {"pairs": ranking_share(out, batch, shard)}
+        return {"pairs": bpr_share(out.users, out.items, batch, shard)}
 
 
 @pytest.fixture(scope="module", autouse=True)
