@@ -98,7 +98,7 @@ def test_the_table_ends_each_row_in_the_ratio():
 
 def test_ratios_are_of_measurements_that_follow_each_other():
     text = baselines.markdown({"step": [(0.1, 0.3), (0.2, 0.4), (0.1, 0.5)]})
-    assert text.splitlines()[2] == "| step | 100 ms | 300 ms | 3.00x (2.00 - 5.00) |"
+    assert text.splitlines()[2] == "| step | 100 ms | 400 ms | 3.00x (2.00 - 5.00) |"
 
 
 def write_result(folder, model, seed, value, **changes):
