@@ -13,6 +13,7 @@ PACKAGE = ROOT / "rearm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
+    "files": 0,
     "settings": 0,
     "parallel": 0,
     "data": 1,

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.files import replace_text
 from rearm_jax.training.run_path import in_bucket, run_path
 
 METRICS_FILE = "metrics.jsonl"
@@ -76,7 +77,7 @@ class RunWriter:
         numbers = {name: _number(name, value) for name, value in values.items()}
         if "step" in numbers:
             raise ValueError('"step" is an argument of its own and cannot be among the values')
-        line = json.dumps(to_json({"step": int(step), **numbers})) + "\n"
+        line = json.dumps(json_value({"step": int(step), **numbers})) + "\n"
         if self._in_bucket:  # objects in a bucket cannot be appended to
             self._lines.append(line)
             self._path.write_text("".join(self._lines))
@@ -103,7 +104,7 @@ class RunWriter:
             dropped = len(records) - len(lines)
             logging.warning("%s: dropped %d lines of steps that this run has not done yet", self._path, dropped)
         if "".join(lines).encode() != old:
-            replace_file(self._path, "".join(lines))
+            replace_text(self._path, "".join(lines))
         return lines
 
 
@@ -120,23 +121,11 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` (what `to_json` takes) as indented JSON, all or nothing: a reader never sees half a file."""
-    replace_file(run_path(path), json.dumps(to_json(value), indent=2) + "\n")
+    """Writes `value` (what `json_value` takes) as indented JSON, all or nothing: a reader never sees half a file."""
+    replace_text(run_path(path), json.dumps(json_value(value), indent=2) + "\n")
 
 
-def replace_file(path: epath.Path, text: str) -> None:
-    """Writes a file, all or nothing: whoever reads it sees the old text or the new one, also after a crash.
-
-    Raises:
-      OSError: it cannot be written; the old file is still there.
-    """
-    # The temporary is made by a plain open, so that the file gets the user's umask (tempfile would make it private).
-    temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def to_json(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The same value in what JSON has: dict (keys as text), list, text, number, bool, None.
 
     Takes nested dicts, lists and tuples, and numpy and jax numbers and arrays. NaN and the infinities become None.
@@ -145,11 +134,11 @@ def to_json(value: Any) -> Any:
       ValueError: something else is inside.
     """
     if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
+        return [json_value(item) for item in value]
     if hasattr(value, "tolist"):  # of numpy or jax
-        return to_json(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (str, bool, int, float)):
