@@ -22,7 +22,7 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # On data of 60 users, optimising a program takes longer than all its runs. .ci/run and `python -m tests.faults` try
-    # exact numbers with programs as users have them, too.
+    # exact numbers with programs as users have them, too; the fixture `optimised` is for tests that run long.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
@@ -33,6 +33,18 @@ def _forget_compiled_programs():
     import jax
 
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """Programs as users have them, in subprocesses, too: for tests that run theirs long."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from configs import demo
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 def demo_result(workdir, modalities):
     config = demo.get_config()

@@ -4,6 +4,7 @@ A folder is a room with all that is in it: inference/report/ belongs to inferenc
 functions, or by name through inference/extras.py."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_modules(source: str) -> set[str]:
+@functools.cache
+def imported_modules(source: str) -> frozenset[str]:
     """Dotted names of all that is imported anywhere in a file; `from a import b` counts as a and a.b."""
     modules = set()
     for node in ast.walk(ast.parse(source)):
@@ -47,7 +49,7 @@ def imported_modules(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import"
             modules |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
-    return modules
+    return frozenset(modules)
 
 
 def files_that_import(library: str) -> set[str]:
