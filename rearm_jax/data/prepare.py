@@ -10,22 +10,23 @@ are kept once, the k-core is taken, and what is left is split (splitting.py tell
 
 import dataclasses
 import importlib.metadata
-import logging as standard_logging
 import sys
 import time
 from collections.abc import Sequence
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from rearm_jax.data.encode import encode_images, encode_texts
 from rearm_jax.data.folder import write_folder
 from rearm_jax.data.interactions import read_interactions
 from rearm_jax.data.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
-from rearm_jax.data.prepare_options import Settings, check, parse
+from rearm_jax.data.options import prepare_settings
+from rearm_jax.data.prepare_options import Settings, check
 from rearm_jax.data.reading import Reading
 from rearm_jax.data.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
-from rearm_jax.errors import DataError, RearmError
+from rearm_jax.errors import DataError
+from rearm_jax.program import DONE, run_program
 
 _PACKAGES = ("numpy", "polars", "sentence-transformers", "transformers", "torch")
 
@@ -174,20 +175,13 @@ def _versions() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, 1 for an error that is explained."""
-    flags.FLAGS.mark_as_parsed()  # there are none; absl warns of early messages otherwise
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(standard_logging.Formatter())
-    logging.set_verbosity(logging.INFO)
-    for noisy in ("sentence_transformers", "transformers", "httpx"):
-        standard_logging.getLogger(noisy).setLevel(standard_logging.ERROR)
-    settings = parse(arguments)
-    try:
-        prepare(settings)
-    except RearmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """The command line; returns one of the exit codes of rearm_jax/program.py."""
+    return run_program(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    prepare(prepare_settings(arguments))
+    return DONE
 
 
 if __name__ == "__main__":
