@@ -1,14 +1,10 @@
 """The flags of the command lines that get and make data: rearm_jax.data.download and rearm_jax.data.prepare."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from os.path import expanduser
 
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL
-from rearm_jax.data.prepare_options import Settings
-from rearm_jax.data.reading import BAD_ROWS
-from rearm_jax.data.splitting import METHODS
 from rearm_jax.program import Parser
 
 
@@ -21,20 +17,8 @@ def download_parser(names: Sequence[str]) -> Parser:
     return parser
 
 
-def prepare_settings(arguments: Sequence[str] | None = None) -> Settings:
-    """The settings of a command line; None: this process's. Ends the process after --help.
-
-    Names of flags may have hyphens for underscores: --k-core for --k_core.
-
-    Raises:
-        ConfigError: a flag is unknown, or its value impossible.
-    """
-    given = sys.argv[1:] if arguments is None else arguments
-    return Settings(**vars(prepare_parser().parse_args(map(_underscored, given))))
-
-
-def prepare_parser() -> Parser:
-    """Of the fields of Settings."""
+def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
+    """Of the fields of prepare.Settings. Args: the choices of --split and of --bad_rows."""
     parser = Parser(
         "python -m rearm_jax.data.prepare",
         "Makes a data folder from tables (CSV, TSV, JSON lines, Parquet), texts and pictures.",
@@ -71,7 +55,12 @@ def prepare_parser() -> Parser:
         metavar="K",
         help="keep users and items with K interactions at least; default 1",
     )
-    add("--split", choices=METHODS, default="random", help="default random, per user; see rearm_jax/data/splitting.py")
+    add(
+        "--split",
+        choices=splits,
+        default="random",
+        help="default random, per user; see data/prepare/splitting.py",
+    )
     add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1")
     add("--seed", type=int, default=0, help="of the random split; default 0")
     add(
@@ -92,7 +81,7 @@ def prepare_parser() -> Parser:
     add("--encoding", metavar="NAME", help="of text files that are not UTF-8, such as latin-1")
     add(
         "--bad_rows",
-        choices=BAD_ROWS,
+        choices=bad_rows,
         default="refuse",
         help="what becomes of lines that cannot be read; default refuse",
     )
@@ -154,11 +143,6 @@ def prepare_parser() -> Parser:
         help="where encoded vectors are kept; default %(default)s",
     )
     return parser
-
-
-def _underscored(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
 def _ratios(argument: str) -> tuple[int, ...]:

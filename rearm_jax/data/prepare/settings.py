@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rearm_jax.data.dataset import check_modalities
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL, check_encoder_installed
 from rearm_jax.data.folder import check_out
-from rearm_jax.data.reading import BAD_ROWS, QUOTES, Reading
-from rearm_jax.data.splitting import METHODS
+from rearm_jax.data.prepare.reading import BAD_ROWS, QUOTES, Reading
+from rearm_jax.data.prepare.splitting import METHODS
 from rearm_jax.errors import ConfigError, DataError
 
 
