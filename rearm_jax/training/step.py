@@ -145,6 +145,7 @@ def train_steps(
     """
     first = state.step - state.step % steps_per_epoch(len(order), batch_size)
 
+    @jax.jit  # traced once, for the shapes and in the loop
     def next_step(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.fold_in(_stream(state, _STEP_STREAM), state.step), 0)
         position = (state.step - first) * batch_size
