@@ -30,13 +30,13 @@ from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
 from rearm_jax.program import DONE, help_was_asked_for, run_program
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.loop import stopping_value
 from rearm_jax.training.placement import place
 from rearm_jax.training.precision import without_x64
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.run_data import data_sizes
 from rearm_jax.training.run_folder import write_config
+from rearm_jax.training.tree_differences import tree_differences
 
 SUFFIXES = (".safetensors", ".pt")
 _SHOWN = 5  # differences in a message

@@ -10,8 +10,7 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-from tensorboardX import FileWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from rearm_jax.errors import CheckpointError
@@ -53,10 +52,12 @@ class RunWriter:
         if tensorboard:
             # tensorboardX names a file by the second alone, and would write over the file of a run killed just now.
             suffix = f".{time.time_ns()}"
-            self._events = FileWriter(str(folder), flush_secs=SECONDS_BETWEEN_FLUSHES, filename_suffix=suffix)
-            first_step = 0 if resume_step is None else resume_step + 1
-            self._events.add_event(Event(file_version="brain.Event:2"), step=first_step)
-            self._events.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=first_step)
+            self._events = SummaryWriter(
+                str(folder),
+                purge_step=0 if resume_step is None else resume_step + 1,
+                flush_secs=SECONDS_BETWEEN_FLUSHES,
+                filename_suffix=suffix,
+            )
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -86,7 +87,8 @@ class RunWriter:
                 file.write(line)
         if self._events is not None:
             scalars = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
-            self._events.add_summary(Summary(value=scalars), step)
+            # Not `add_scalar`, which has "_" for the "@" of a name.
+            self._events.file_writer.add_summary(Summary(value=scalars), step)
 
     def close(self) -> None:
         """Writes out what TensorBoard has not got yet."""

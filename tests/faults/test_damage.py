@@ -17,8 +17,8 @@ from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.models.rearm import REARM
 from rearm_jax.training import digest, loop, writer
+from rearm_jax.training.check_finite import check_numbers
 from rearm_jax.training.checkpoint import Checkpoints
-from rearm_jax.training.finite import check_numbers
 from tests.conftest import tiny_config
 from tests.faults import processes
 from tests.faults.tally import counts, random_source, scaled
