@@ -84,6 +84,15 @@ def rearm_run(tmp_path_factory):
     return experiment, workdir, result
 
 
+@pytest.fixture(scope="module")
+def lightgcn_run(tmp_path_factory):
+    """The same of LightGCN."""
+    workdir = tmp_path_factory.mktemp("runs") / "lightgcn"
+    experiment = lightgcn(num_epochs=4)
+    result, _ = train(experiment, str(workdir))
+    return experiment, workdir, result
+
+
 def test_what_a_run_writes(rearm_run):
     experiment, workdir, result = rearm_run
     assert {path.name for path in workdir.iterdir() if "tfevents" not in path.name} == {
@@ -148,10 +157,17 @@ def test_epochs_at_once_or_in_two_runs_are_the_same(rearm_run, tmp_path):
     assert {k: v for k, v in second.items() if k not in timing} == {k: v for k, v in result.items() if k not in timing}
 
 
-@pytest.mark.parametrize(("call", "number"), [(3, signal.SIGINT), (7, signal.SIGTERM), (2 * STEPS, signal.SIGINT)])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_been(rearm_run, tmp_path, monkeypatch, call, number):
+@pytest.mark.parametrize(
+    ("run", "call", "number"),
+    [
+        ("lightgcn_run", 3, signal.SIGINT),
+        ("rearm_run", 7, signal.SIGTERM),
+        ("lightgcn_run", 2 * STEPS, signal.SIGINT),
+    ],
+)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(run, call, number, tmp_path, monkeypatch, request):
     """In the middle of the first and of the second epoch, and behind the last step of the second."""
-    experiment, workdir, _ = rearm_run
+    experiment, workdir, _ = request.getfixturevalue(run)
     calls = []
 
     def check_and_interrupt(last, step):
