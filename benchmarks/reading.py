@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.tables import scan_table
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.tables import scan_table
 
 COLUMNS = ["userId", "movieId"]
 

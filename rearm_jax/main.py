@@ -13,32 +13,30 @@ get_config() returns the settings; rearm_jax/default.py lists them all, and --co
 import contextlib
 import gc
 import json
-import logging as standard_logging
 import os
 import re
 import shlex
 import shutil
 import signal
 import sys
-import traceback
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
 from rearm_jax.command_line import PathParser, parse_flags
-from rearm_jax.errors import ConfigError, RearmError
+from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
-from rearm_jax.inference.trained import load_trained, run_config
+from rearm_jax.inference.trained import Trained, load_trained, run_config
 from rearm_jax.inference.visualize import check_report, write_report
-from rearm_jax.training.display import Formatter
+from rearm_jax.program import DONE, INTERRUPTED, help_was_asked_for, run_program
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
-from rearm_jax.training.interrupt import quit_on_interrupt
+from rearm_jax.training.interrupt import quit_on_interrupt, unwind_on_interrupt
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.outcome import next_commands, say_weaknesses, table
@@ -49,7 +47,7 @@ from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 _MODES = ("train", "evaluate", "recommend", "export", "visualize")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
-_WORKDIR = flags.DEFINE(PathParser(), "workdir", None, "run folder; without it runs/NAME of the config")
+_WORKDIR = flags.DEFINE(PathParser(), "workdir", "", "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
 _STOPPED_CODE = flags.DEFINE_integer(
@@ -79,30 +77,19 @@ _MODES_OF_FLAGS = {
     "out": ("recommend", "export", "visualize"),
 }
 _COMPILED = ".cache/compiled"
-_HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 
 
 def main() -> int:
-    """Runs the command line; returns the exit code.
+    """Runs the command line; returns one of the exit codes of rearm_jax/program.py."""
+    return run_program(_run, after_error=abandon)
 
-    0; 1 for an error that is explained, and that the same command would meet again; 70 for any other; 130 after Ctrl-C.
-    """
-    if _HELP.intersection(sys.argv[1:]):
-        print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
-        return 0
-    _plain_log()
-    try:
-        with quit_on_interrupt(), without_x64():
-            return _dispatch()
-    except RearmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return abandon(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception:
-        traceback.print_exc()
-        return abandon(70)
+
+def _run() -> int:
+    known = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    if help_was_asked_for("python -m rearm_jax.main", __doc__, known):
+        return DONE
+    with quit_on_interrupt(), without_x64():
+        return _dispatch()
 
 
 def _dispatch() -> int:
@@ -126,15 +113,8 @@ def _check_flags() -> None:
     for name, modes in _MODES_OF_FLAGS.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             raise ConfigError(f"--{name} goes with --mode={' or '.join(modes)}, and this is {_MODE.value}")
-    if _MODE.value != "train":
-        _run_folder()
-
-
-def _run_folder() -> str:
-    """The folder of a run that is there already."""
-    if not _WORKDIR.value:
+    if _MODE.value != "train" and not _WORKDIR.value:
         raise ConfigError(f"--workdir is missing: name the run folder to {_MODE.value}")
-    return _WORKDIR.value
 
 
 def _train() -> int:
@@ -151,28 +131,26 @@ def _train() -> int:
             first_only(clear_run_folder, workdir)
         result, stopped_by = train(experiment, workdir, lock)
     if result is None:
-        return 130 if stopped_by == signal.SIGINT else _STOPPED_CODE.value
+        return INTERRUPTED if stopped_by == signal.SIGINT else _STOPPED_CODE.value
     metric = experiment.config.evaluation.metric
     logging.info("%s\nrun folder: %s (all metrics: result.json)", table(result, metric), workdir)
     say_weaknesses(result, metric)
     logging.info("%s", next_commands(_program(), workdir, experiment.dataset.labels.user_ids[:100]))
-    return 0
+    return DONE
 
 
 def _evaluate() -> int:
-    workdir = _run_folder()
-    experiment = open_experiment(run_config(workdir, _CONFIG.value), workdir, brief=True)
+    experiment = open_experiment(run_config(_WORKDIR.value, _CONFIG.value), _WORKDIR.value, brief=True)
     check_same(experiment)
-    metrics = evaluate_run(experiment, workdir)
+    metrics = evaluate_run(experiment, _WORKDIR.value)
     if is_first():
         print(json.dumps(metrics, indent=2))
-    return 0
+    return DONE
 
 
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
-    trained = load_trained(_run_folder(), _CONFIG.value)
-    with _unwound_by_interrupt():
+    with _trained_run() as trained:
         recommend_run(
             trained,
             users=_USERS.value,
@@ -183,44 +161,31 @@ def _recommend() -> int:
             unknown=_UNKNOWN.value,
             new_items=_NEW_ITEMS.value,
         )
-    return 0
+    return DONE
 
 
 def _export() -> int:
-    workdir = _run_folder()
-    config = run_config(workdir, _CONFIG.value)  # a folder without a run is named before the export's place in it
-    out = _OUT.value or os.path.join(workdir, "export")
-    check_export(out)
-    trained = load_trained(workdir, config)
-    with _unwound_by_interrupt():
+    out = _OUT.value or os.path.join(_WORKDIR.value, "export")
+    with _trained_run(check_export, out) as trained:
         export_run(trained, out)
-    return 0
+    return DONE
 
 
 def _visualize() -> int:
-    workdir = _run_folder()
-    config = run_config(workdir, _CONFIG.value)  # a folder without a run is named before the report's place in it
-    check_report(workdir, _OUT.value)
-    trained = load_trained(workdir, config)
-    with _unwound_by_interrupt():
+    with _trained_run(check_report, _WORKDIR.value, _OUT.value) as trained:
         write_report(trained, _OUT.value)
-    return 0
+    return DONE
 
 
 @contextlib.contextmanager
-def _unwound_by_interrupt() -> Iterator[None]:
-    """Lets the first Ctrl-C raise KeyboardInterrupt, so that what is half written is removed; a second one quits."""
-    quit_at_once = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, quit_at_once)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, quit_at_once)
+def _trained_run(check_output: Callable | None = None, *arguments: Any) -> Iterator[Trained]:
+    """The run of --workdir, opened once `check_output(*arguments)` has refused nothing; to open it takes longer."""
+    config = run_config(_WORKDIR.value, _CONFIG.value)  # a folder without a run is named before an output's place in it
+    if check_output:
+        check_output(*arguments)
+    trained = load_trained(_WORKDIR.value, config)
+    with unwind_on_interrupt():
+        yield trained
 
 
 def _config_name() -> str:
@@ -242,15 +207,6 @@ def _keep_compiled_programs() -> None:
     # JAX_COMPILATION_CACHE_DIR names another folder.
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", _COMPILED)
-
-
-def _plain_log() -> None:
-    """The log on stderr without dates and file names; warnings say that they are."""
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(Formatter())
-    logging.set_verbosity(logging.INFO)
-    for talkative in ("jax", "faiss"):  # else they list the backends and the processor's features that are not here
-        standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
 
 
 if __name__ == "__main__":

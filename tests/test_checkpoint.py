@@ -305,7 +305,7 @@ def test_a_kill_while_the_evaluation_is_added_costs_nothing(tmp_path, monkeypatc
             path.with_suffix(".tmp").write_text(text[:20])
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("rearm_jax.training.digest.replace_file", killed)
+        monkeypatch.setattr("rearm_jax.training.digest.replace_text", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(1, *STATE, {"epoch": 1}, 0.5)
     monkeypatch.undo()

@@ -22,11 +22,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MODULES = (  # whose flags may be named without a command around them
     "rearm_jax.main",
-    "rearm_jax.data.prepare_options",
+    "rearm_jax.data.prepare",
     "rearm_jax.data.download",
     "rearm_jax.inference.convert",
 )
-PARSERS = {"rearm_jax.data.prepare": "rearm_jax.data.prepare_options"}  # where the options of a command are
+PARSERS = {  # module and function that define the flags of a command, where that is another module
+    "rearm_jax.data.prepare": ("rearm_jax.data.options", "prepare_parser"),
+    "rearm_jax.data.download": ("rearm_jax.data.options", "download_parser"),
+}
 FOREIGN_MODULES = ("mkdocs", "pip", "pytest", "venv")
 FOREIGN_FLAGS = {"--xla_gpu_deterministic_ops", "--xla_gpu_autotune_level"}
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "launch", "rearm_jax", "tests")
@@ -45,7 +48,10 @@ def module_file(module: str) -> Path | None:
 def flags_of(module: str) -> set[str]:
     """--names that a module's source gives to absl or argparse."""
     names = {"--help"}
-    for call in ast.walk(ast.parse(module_file(PARSERS.get(module, module)).read_text())):
+    module, function = PARSERS.get(module, (module, None))
+    tree = ast.parse(module_file(module).read_text())
+    defining = [node for node in tree.body if function is None or getattr(node, "name", None) == function]
+    for call in (node for part in defining for node in ast.walk(part)):
         if isinstance(call, ast.Call) and call.args:
             is_definition = isinstance(call.func, ast.Attribute) and call.func.attr.startswith("DEFINE")
             texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]

@@ -409,7 +409,7 @@ def run(tmp_path, hub, *arguments, **environment):
 def test_command_line(tmp_path, hub):
     done = run(tmp_path, hub, "baby", "--root", "sets")
     assert (done.returncode, done.stdout) == (0, "sets/baby\n"), done.stderr
-    assert done.stderr == "INFO: sets/baby: baby downloaded and verified\n"
+    assert done.stderr == "sets/baby: baby downloaded and verified\n"
     assert names(tmp_path / "sets" / "baby") == sorted(FILES)
     done = run(tmp_path, hub, "baby", "--root", "sets", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (0, "sets/baby\n"), done.stderr
@@ -420,7 +420,7 @@ def test_command_line(tmp_path, hub):
     assert done.stderr.startswith(f"error: baby could not be downloaded from {hub.url}/datasets/{REPOSITORY}: offline")
     assert "Traceback" not in done.stderr
     done = run(tmp_path, hub, "tiktok")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (1, "")
     assert "invalid choice: 'tiktok'" in done.stderr
 
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rearm_jax.data.interactions import read_interactions
-from rearm_jax.data.item_columns import find_pictures, read_features, read_item_columns
 from rearm_jax.data.labels import check_labels
+from rearm_jax.data.prepare.interactions import read_interactions
+from rearm_jax.data.prepare.item_columns import find_pictures, read_features, read_item_columns
 from rearm_jax.errors import DataError
 
 EMPTY = {

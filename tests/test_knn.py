@@ -113,6 +113,24 @@ def test_a_poor_recall_is_a_warning(monkeypatch, caplog):
     assert abs(float(message.split("recall ")[1][:5]) - recall) < 0.05
 
 
+# Queries that are not in the index
+
+
+@pytest.mark.parametrize("chunk", [3, 512])
+def test_queries_find_their_nearest_rows_of_the_index(monkeypatch, chunk):
+    """Rows of +1 and -1, whose cosines are exact in float32 and often equal, and zero rows on either side."""
+    monkeypatch.setattr(knn, "_CHUNK_ROWS", chunk)
+    rng = np.random.default_rng(0)
+    features, queries = (rng.choice(np.float32([-1, 1]), (n, 4)) for n in (60, 14))
+    features[:2] = queries[5] = 0
+    values, neighbours = knn.nearest_exact(features, 7, "test", queries)
+    assert (values.dtype, neighbours.dtype) == (np.float32, np.int32)
+    cosines = queries @ features.T / 4
+    for row, found, similarities in zip(cosines, neighbours, values, strict=True):
+        assert found.tolist() == sorted(range(60), key=lambda item: (-row[item], item))[:7]
+        np.testing.assert_array_equal(similarities, row[found])
+
+
 # The choice
 
 

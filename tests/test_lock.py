@@ -182,7 +182,7 @@ def test_a_job_that_starts_again_takes_its_own_lock(tmp_path, clock, monkeypatch
 
 def test_signs_of_life_are_given_until_the_end(tmp_path, monkeypatch, no_system_locks, caplog):
     monkeypatch.setattr(lock_module, "BEAT_SECONDS", 1e-3)
-    replace_file, calls, enough = lock_module.replace_file, [], threading.Event()
+    replace_text, calls, enough = lock_module.replace_text, [], threading.Event()
 
     def sign(path, text):
         calls.append(text)
@@ -190,9 +190,9 @@ def test_signs_of_life_are_given_until_the_end(tmp_path, monkeypatch, no_system_
             raise ConnectionError("no network")
         if len(calls) == 6:
             enough.set()
-        replace_file(path, text)
+        replace_text(path, text)
 
-    monkeypatch.setattr(lock_module, "replace_file", sign)
+    monkeypatch.setattr(lock_module, "replace_text", sign)
     ticks = iter(range(10**9, 2 * 10**9))
     with RunLock(tmp_path, lambda: next(ticks)):
         assert enough.wait(60)

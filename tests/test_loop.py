@@ -17,8 +17,8 @@ from rearm_jax.config import from_json
 from rearm_jax.errors import CheckpointError, NonFiniteError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training import loop
+from rearm_jax.training.check_finite import check_numbers
 from rearm_jax.training.checkpoint import Checkpoints
-from rearm_jax.training.finite import check_numbers
 from rearm_jax.training.interrupt import stop_on_signal
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.placement import place

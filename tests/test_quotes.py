@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rearm_jax.data import survey as survey_module
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.records import Layout
-from rearm_jax.data.survey import survey
-from rearm_jax.data.tables import readable, scan_table
-from rearm_jax.data.text import Text
+from rearm_jax.data.prepare import survey as survey_module
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.records import Layout
+from rearm_jax.data.prepare.survey import survey
+from rearm_jax.data.prepare.tables import readable, scan_table
+from rearm_jax.data.prepare.text import Text
 from rearm_jax.errors import DataError
 
 FOLDER = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

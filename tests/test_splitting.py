@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rearm_jax.data.splitting import METHODS, TEST, TRAIN, VALID, deduplicate, k_core, split
+from rearm_jax.data.prepare.splitting import METHODS, TEST, TRAIN, VALID, deduplicate, k_core, split
 from rearm_jax.errors import DataError
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 4)), min_size=1, max_size=60)

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rearm_jax.data.interactions import read_interactions
-from rearm_jax.data.item_columns import read_item_columns
-from rearm_jax.data.prepare import main
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.tables import readable, scan_table
+from rearm_jax.data.prepare.__main__ import main
+from rearm_jax.data.prepare.interactions import read_interactions
+from rearm_jax.data.prepare.item_columns import read_item_columns
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.tables import readable, scan_table
 from rearm_jax.errors import DataError
 
 

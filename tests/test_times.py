@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rearm_jax.data.interactions import read_interactions
-from rearm_jax.data.times import TIME, parse_iso
+from rearm_jax.data.prepare.interactions import read_interactions
+from rearm_jax.data.prepare.times import TIME, parse_iso
 from rearm_jax.errors import DataError
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from rearm_jax.errors import CheckpointError
-from rearm_jax.training.writer import RunWriter, read_metrics, to_json, versions, write_json
+from rearm_jax.training.writer import RunWriter, json_value, read_metrics, versions, write_json
 
 
 def lines(workdir):
@@ -236,9 +236,9 @@ plain_json = st.recursive(
 
 
 @given(plain_json)
-def test_to_json_leaves_json_as_it_is(value):
-    assert to_json(value) == value
-    assert json.loads(json.dumps(to_json(value))) == value
+def test_json_value_leaves_json_as_it_is(value):
+    assert json_value(value) == value
+    assert json.loads(json.dumps(json_value(value))) == value
 
 
 @pytest.mark.parametrize("value", [object(), {"a": {1, 2}}, [b"x"], 1j, np.complex64(1j)])

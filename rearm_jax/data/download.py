@@ -8,7 +8,6 @@ exists. A lock, FOLDER.lock, lets one process of a machine download while the ot
 and the login of the `hf` command work as everywhere.
 """
 
-import argparse
 import contextlib
 import hashlib
 import logging as standard_logging
@@ -19,11 +18,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from rearm_jax.data.formats import SPLITS
 from rearm_jax.data.npy import open_npy
-from rearm_jax.errors import DataError, RearmError
+from rearm_jax.data.options import download_parser
+from rearm_jax.errors import DataError
+from rearm_jax.program import DONE, INTERRUPTED, run_program
 
 _TIMEOUT = 30  # seconds for the list of files
 
@@ -257,30 +258,21 @@ def _reason(error: Exception, revision: str) -> str:
     return f"no connection ({type(error).__name__}: {first_line})"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m rearm_jax.data.download", description="Downloads a data set.")
-    parser.add_argument("name", choices=DATASETS)
-    parser.add_argument(
-        "--root", type=os.path.expanduser, default="data", help="where the folder NAME shall be (default: data)"
-    )
-    parser.add_argument("--revision", default="main", help="branch, tag or commit of the repository (default: main)")
-    arguments = parser.parse_args(argv)
-    flags.FLAGS.mark_as_parsed()  # there are none; absl warns of early messages otherwise
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(levelname)s: %(message)s"))
-    logging.set_verbosity(logging.INFO)
-    folder = os.path.join(arguments.root, arguments.name)
+def main() -> int:
+    """The command line; returns one of the exit codes of rearm_jax/program.py."""
+    return run_program(_run)
+
+
+def _run() -> int:
+    options = download_parser(tuple(DATASETS)).parse_args()
+    folder = os.path.join(options.root, options.name)
     try:
-        download(arguments.name, folder, arguments.revision)
-    except RearmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        download(options.name, folder, options.revision)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print(folder)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

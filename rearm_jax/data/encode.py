@@ -5,7 +5,6 @@ picture's bytes. Vectors are written in chunks, each whole or not at all, so tha
 on where it stopped, and a catalogue that has grown is encoded for its new items alone.
 """
 
-import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -21,6 +20,7 @@ from absl import logging
 from tqdm import tqdm
 
 from rearm_jax.errors import ConfigError, DataError, how_to_install
+from rearm_jax.files import whole_file
 
 TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_MODEL = "sentence-transformers/clip-ViT-B-32"
@@ -236,17 +236,12 @@ def _cached(cache: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 def _keep(cache: Path, keys: np.ndarray, vectors: np.ndarray, cut: np.ndarray) -> None:
     path = cache / f"{hashlib.sha256(keys.tobytes()).hexdigest()[:32]}.npz"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with whole_file(path) as temporary, temporary.open("xb") as file:
             np.savez(file, keys=keys, vectors=vectors, cut=cut)
-        os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}; make room, or choose another --cache") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _download(name: str) -> Path:

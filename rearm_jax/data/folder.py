@@ -2,12 +2,12 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 
 import numpy as np
 
 from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.files import whole_folder
 
 REPORT_FILE = "prepare.json"
 
@@ -25,7 +25,7 @@ def check_out(out: str | os.PathLike, overwrite: bool) -> None:
 def write_folder(
     out: str | os.PathLike, arrays: Mapping[str, np.ndarray], report: Mapping[str, object], overwrite: bool
 ) -> None:
-    """Writes beside `out` under a temporary name, then renames; a folder that was there stays until then.
+    """Writes the folder whole or not at all; one that was there stays until then.
 
     Args:
         out: the folder; the ones above it are made.
@@ -38,24 +38,13 @@ def write_folder(
         DataError: the folder cannot be written.
     """
     out = os.path.abspath(out)
-    parent, name = os.path.split(out)
-    temporary, old = (os.path.join(parent, f".{name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
-        os.makedirs(temporary)
-        for stem, array in arrays.items():
-            np.save(os.path.join(temporary, f"{stem}.npy"), array, allow_pickle=False)
-        with open(os.path.join(temporary, REPORT_FILE), "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-        check_out(out, overwrite)  # again: encoding may have taken hours
-        if os.path.lexists(out):
-            os.rename(out, old)
-        os.rename(temporary, out)
+        os.makedirs(os.path.dirname(out), exist_ok=True)
+        with whole_folder(out, replace=overwrite) as temporary:
+            for stem, array in arrays.items():
+                np.save(temporary / f"{stem}.npy", array, allow_pickle=False)
+            text = json.dumps(report, indent=2, ensure_ascii=False)
+            (temporary / REPORT_FILE).write_text(f"{text}\n", encoding="utf-8")
+            check_out(out, overwrite)  # again: encoding may have taken hours
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror} ({error.filename})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if os.path.lexists(out):
-            shutil.rmtree(old, ignore_errors=True)
-        elif os.path.lexists(old):
-            os.rename(old, out)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from absl import logging
+
+from rearm_jax.files import whole_file
 
 _FORMAT = 2  # raise it when the cache file or the meaning of a graph changes
 
@@ -64,15 +65,10 @@ def timed_graph(name: str, build: Callable[[], scipy.sparse.csr_array]) -> scipy
 
 def _save(path: Path, graph: scipy.sparse.csr_array) -> None:
     """Writes the file whole or not at all; a folder that cannot be written costs only a warning."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                np.savez(file, data=graph.data, indices=graph.indices, indptr=graph.indptr)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary, temporary.open("xb") as file:
+            np.savez(file, data=graph.data, indices=graph.indices, indptr=graph.indptr)
     except OSError as error:
         logging.warning("A graph could not be kept in %s (%s); the next run builds it again.", path, error)
         return

@@ -50,26 +50,30 @@ def check_installed(setting: str) -> None:
         ) from error
 
 
-def nearest_exact(features: np.ndarray, k: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of largest cosine similarity to each row, itself included; ties go to the lower id.
+def nearest_exact(
+    features: np.ndarray, k: int, name: str, queries: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of largest cosine similarity to each query; ties go to the lower id.
 
-    The similarity to a zero row is 0. Computed on the device in chunks of rows; memory O(n k + n d + chunk n).
+    The similarity to a zero row is 0. Computed on the device in chunks of queries; memory O(m k + (n + m) d + chunk n).
 
     Args:
       features: float32 (n, d).
       k: 1 to n.
       name: shown by the progress bar and in the log.
+      queries: float32 (m, d), m > 0; None: the rows of `features`, each of which then finds itself, too.
 
     Returns:
-      Similarities float32 (n, k), largest first, and ids int32 (n, k).
+      Similarities float32 (m, k), largest first, and ids int32 (m, k).
     """
-    n = len(features)
-    rows = min(n, _CHUNK_ROWS, max(1, _CHUNK_SIMILARITIES // n))
     normalised = _normalise(jnp.asarray(features))
-    values, neighbours = np.empty((n, k), np.float32), np.empty((n, k), np.int32)
-    for start in tqdm(range(0, n, rows), desc=name, unit="chunk", disable=None, leave=False):
-        start = min(start, n - rows)  # the last chunk overlaps the one before: one shape, one compilation
-        values[start : start + rows], neighbours[start : start + rows] = _nearest(normalised, start, rows, k)
+    wanted = normalised if queries is None else _normalise(jnp.asarray(queries))
+    m = len(wanted)
+    rows = min(m, _CHUNK_ROWS, max(1, _CHUNK_SIMILARITIES // len(features)))
+    values, neighbours = np.empty((m, k), np.float32), np.empty((m, k), np.int32)
+    for start in tqdm(range(0, m, rows), desc=name, unit="chunk", disable=None, leave=False):
+        start = min(start, m - rows)  # the last chunk overlaps the one before: one shape, one compilation
+        values[start : start + rows], neighbours[start : start + rows] = _nearest(normalised, wanted, start, rows, k)
     logging.info("neighbours %s: exact", name)
     return values, neighbours
 
@@ -159,8 +163,8 @@ def _normalise(features: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("rows", "k"))
-def _nearest(normalised: jax.Array, start: int, rows: int, k: int) -> tuple[jax.Array, jax.Array]:
-    chunk = jax.lax.dynamic_slice_in_dim(normalised, start, rows)
+def _nearest(normalised: jax.Array, queries: jax.Array, start: int, rows: int, k: int) -> tuple[jax.Array, jax.Array]:
+    chunk = jax.lax.dynamic_slice_in_dim(queries, start, rows)
     # HIGHEST: the default of GPUs and TPUs rounds the factors, and near neighbours would change places.
     similarities = jnp.einsum("rd,nd->rn", chunk, normalised, precision=jax.lax.Precision.HIGHEST)
     return jax.lax.top_k(similarities, k)

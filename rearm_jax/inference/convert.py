@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from rearm_jax.command_line import PathParser, parse_flags
@@ -27,15 +27,16 @@ from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_file, check_output_folder, output_file, output_folder
 from rearm_jax.inference.trained import Trained, load_trained
 from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
+from rearm_jax.program import DONE, help_was_asked_for, run_program
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.loop import stopping_value
 from rearm_jax.training.placement import place
 from rearm_jax.training.precision import without_x64
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.run_data import data_sizes
 from rearm_jax.training.run_folder import write_config
+from rearm_jax.training.tree_differences import tree_differences
 
 SUFFIXES = (".safetensors", ".pt")
 _SHOWN = 5  # differences in a message
@@ -172,31 +173,30 @@ def _check_model(config: ConfigDict) -> None:
 
 
 def main() -> int:
-    """The command line; returns the exit code, 1 for an error that is explained."""
+    """The command line; returns one of the exit codes of rearm_jax/program.py."""
+    return run_program(_run)
+
+
+def _run() -> int:
     config = config_flags.DEFINE_config_file("config", None, "to-run: configs/NAME.py", lock_config=True)
     weights = flags.DEFINE(PathParser(), "weights", None, "to-run: the state_dict, .safetensors or .pt")
     workdir = flags.DEFINE(PathParser(), "workdir", None, "the run folder")
     out = flags.DEFINE(PathParser(), "out", None, "from-run: the file to write, .safetensors or .pt")
-    app.define_help_flags()
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(None)  # without dates and file names
-    logging.set_verbosity(logging.INFO)
-    try:
-        command = parse_flags(sys.argv)[1:]
-        with without_x64():
-            if command == ["to-run"]:
-                to_run(_given(weights), _given(config), _given(workdir))
-            elif command == ["from-run"]:
-                path = _given(out)
-                check_state_file(path)
-                check_output_file(path)
-                from_run(load_trained(_given(workdir)), path)
-            else:
-                raise ConfigError(f"name one thing to do, to-run or from-run; found: {' '.join(command) or 'nothing'}")
-    except RearmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    known = [flags.FLAGS[name] for name in ("config", "weights", "workdir", "out")]
+    if help_was_asked_for("python -m rearm_jax.inference.convert", __doc__, known):
+        return DONE
+    command = parse_flags(sys.argv)[1:]
+    with without_x64():
+        if command == ["to-run"]:
+            to_run(_given(weights), _given(config), _given(workdir))
+        elif command == ["from-run"]:
+            path = _given(out)
+            check_state_file(path)
+            check_output_file(path)
+            from_run(load_trained(_given(workdir)), path)
+        else:
+            raise ConfigError(f"name one thing to do, to-run or from-run; found: {' '.join(command) or 'nothing'}")
+    return DONE
 
 
 def _given(flag: flags.FlagHolder) -> Any:

@@ -32,13 +32,13 @@ from rearm_jax.data.npy import open_npy
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.experiment import in_precision
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency
+from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import Nodes, WholeTable
 from rearm_jax.recommender.contract import Representations
 from rearm_jax.settings import modality_weights
 
 _EPSILON = 1e-7  # added to every degree, as in graphs.relations
-_CHUNK_SIMILARITIES = 2**24
 _NEIGHBOURS = 10  # of a new item, itself included, where the model has no setting for it
 
 
@@ -174,7 +174,7 @@ def _semantic_rows(
         if weight == 0:
             continue
         table = features[modality]
-        similarities, neighbours = _nearest(known, table, others)
+        similarities, neighbours = nearest_exact(known, others, f"new items ({modality})", table)
         scale = weight / (k + _EPSILON)
         indptr = np.arange(len(table) + 1) * others
         shape = len(table), len(known)
@@ -196,26 +196,6 @@ def _stand_ins(semantic: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
             "cosine similarity to any. Mend its features, or leave it out"
         )
     return scipy.sparse.csr_array(scipy.sparse.diags_array(1 / totals) @ weights).astype(np.float32)
-
-
-def _nearest(catalogue: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k items of largest cosine similarity, ties by lower id: similarities float32 (n, k) and ids int32 (n, k)."""
-    normalised = _normalise(catalogue)
-    rows = max(1, _CHUNK_SIMILARITIES // len(catalogue))
-    chunks = [_nearest_chunk(normalised, chunk, k) for chunk in np.split(features, range(rows, len(features), rows))]
-    similarities, neighbours = zip(*chunks, strict=True)
-    return np.concatenate(similarities), np.concatenate(neighbours)
-
-
-def _nearest_chunk(normalised: jax.Array, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    # HIGHEST: see graphs.knn
-    similarities = jnp.matmul(_normalise(features), normalised.T, precision=jax.lax.Precision.HIGHEST)
-    return jax.device_get(jax.lax.top_k(similarities, k))
-
-
-def _normalise(features: np.ndarray) -> jax.Array:
-    rows = jnp.asarray(features)
-    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _scipy(adjacency: Adjacency) -> scipy.sparse.csr_array:

@@ -1,13 +1,12 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that people name for what is written: checked before any work, explained where they fail."""
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from rearm_jax.errors import ConfigError
+from rearm_jax.files import whole_file, whole_folder
 
 
 def check_output_file(path: str | os.PathLike) -> None:
@@ -36,15 +35,9 @@ def output_file(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
       ConfigError: the file cannot be written.
     """
-    path = Path(path)
     check_output_file(path)
-    temporary = _beside(path)
-    with _explained(path):
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _explained(path), whole_file(path) as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager
@@ -56,21 +49,9 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
       ConfigError: `path` is taken, or cannot be written.
     """
-    path = Path(path)
     check_output_folder(path)
-    temporary = _beside(path)
-    with _explained(path):
-        temporary.mkdir()
-        try:
-            yield temporary
-            os.rename(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _beside(path: Path) -> Path:
-    path = path.absolute()
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with _explained(path), whole_folder(path) as temporary:
+        yield temporary
 
 
 def _check_parent(path: Path) -> None:
@@ -80,7 +61,7 @@ def _check_parent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -19,9 +19,9 @@ from jax.experimental import multihost_utils
 from rearm_jax.errors import CheckpointError
 from rearm_jax.parallel.mesh import unpadded
 from rearm_jax.training.digest import GONE, delete_step
-from rearm_jax.training.likeness import tree_differences
 from rearm_jax.training.records import Records, from_process_0
 from rearm_jax.training.run_path import RunPath, plain_path, run_path
+from rearm_jax.training.tree_differences import tree_differences
 
 MAX_DIFFERENCES_SHOWN = 5
 _DISK_REMEDY = "See that the disk has room and the folder is writable."

@@ -12,7 +12,7 @@ import json
 from etils import epath
 
 from rearm_jax.errors import CheckpointError
-from rearm_jax.training.writer import replace_file
+from rearm_jax.files import replace_text
 
 RECORD_FILE = "finished.json"
 DELETED = {"deleted": True}  # the record of a step that is being deleted
@@ -27,7 +27,7 @@ def file_digests(folder: epath.Path) -> dict[str, str]:
 
 def write_record(folder: epath.Path, record: dict) -> None:
     """Writes the record, all or nothing. What JSON can hold, and under "files" the `file_digests` of the folder."""
-    replace_file(folder / RECORD_FILE, json.dumps({"sha256": _digest_of_record(record), "record": record}) + "\n")
+    replace_text(folder / RECORD_FILE, json.dumps({"sha256": _digest_of_record(record), "record": record}) + "\n")
 
 
 def read_record(folder: epath.Path) -> dict | None:

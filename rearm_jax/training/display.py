@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from absl import logging
 from tqdm import tqdm
 
+from rearm_jax.program import Formatter
+
 LINE_SECONDS = 25.0  # between two lines inside an epoch, evaluation and saving not counted
 
 
@@ -57,14 +59,6 @@ class EpochDisplay:
             logging.info(
                 "epoch %d: step %d of %d, %.3g steps/s, %s left", self._epoch, self._done, self._total, speed, left
             )
-
-
-class Formatter(standard_logging.Formatter):
-    """Messages without dates and file names; warnings say that they are."""
-
-    def format(self, record: standard_logging.LogRecord) -> str:
-        level = "" if record.levelno <= standard_logging.INFO else f"{record.levelname.lower()}: "
-        return level + record.getMessage()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from types import FrameType
 
 from absl import logging
 
+from rearm_jax.program import INTERRUPTED
+
 
 class StopRequest:
     """`signal` is the number of the signal that came, or None."""
@@ -43,17 +45,33 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def quit_on_interrupt() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once, exit code 130, while there is nothing to save.
+    """Lets Ctrl-C end the process at once, with its exit code, while there is nothing to save.
 
     A KeyboardInterrupt that arises in a callback of jax is printed and lost, and the run goes on.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
         os.write(2, b"interrupted\n")
-        os._exit(130)
+        os._exit(INTERRUPTED)
 
     previous = signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def unwind_on_interrupt() -> Iterator[None]:
+    """Lets the first Ctrl-C raise KeyboardInterrupt, so that what is half written is removed; a second one quits."""
+    quit_at_once = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, quit_at_once)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, quit_at_once)

@@ -26,9 +26,9 @@ import jax
 from absl import logging
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.files import replace_text
 from rearm_jax.training.records import from_process_0
 from rearm_jax.training.run_path import in_bucket, reached, run_path
-from rearm_jax.training.writer import replace_file
 
 LOCK_FILE = "training.lock"
 JOB = "REARM_JOB"
@@ -150,7 +150,7 @@ class RunLock:
     def _sign(self) -> None:
         text = json.dumps(self._me | {"beat": self._clock()})
         if self._file is None:
-            replace_file(self._path, text)
+            replace_text(self._path, text)
         else:  # in place, since the lock is on this very file; always as long, so that readers see it whole
             os.pwrite(self._file, text.encode().ljust(1024), 0)
 

@@ -18,12 +18,12 @@ from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
+from rearm_jax.training.check_finite import check_numbers, check_state
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.disk import say_disk
 from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.finite import check_numbers, check_state
 from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
 from rearm_jax.training.lock import RunLock

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from rearm_jax.config import differences, from_json, resolve, to_json
 from rearm_jax.errors import CheckpointError, ConfigError
+from rearm_jax.files import replace_text
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.run_path import reached, run_path
-from rearm_jax.training.writer import EVENTS_PREFIX, METRICS_FILE, replace_file, write_json
+from rearm_jax.training.writer import EVENTS_PREFIX, METRICS_FILE, write_json
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
@@ -70,7 +71,7 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Creates the folder and saves the resolved config in it."""
     folder = run_path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / CONFIG_FILE, to_json(config) + "\n")
+    replace_text(folder / CONFIG_FILE, to_json(config) + "\n")
 
 
 def read_result(workdir: str | os.PathLike) -> dict | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-from tensorboardX import FileWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from rearm_jax.errors import CheckpointError
+from rearm_jax.files import replace_text
 from rearm_jax.training.run_path import in_bucket, run_path
 
 METRICS_FILE = "metrics.jsonl"
@@ -52,10 +52,12 @@ class RunWriter:
         if tensorboard:
             # tensorboardX names a file by the second alone, and would write over the file of a run killed just now.
             suffix = f".{time.time_ns()}"
-            self._events = FileWriter(str(folder), flush_secs=SECONDS_BETWEEN_FLUSHES, filename_suffix=suffix)
-            first_step = 0 if resume_step is None else resume_step + 1
-            self._events.add_event(Event(file_version="brain.Event:2"), step=first_step)
-            self._events.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step=first_step)
+            self._events = SummaryWriter(
+                str(folder),
+                purge_step=0 if resume_step is None else resume_step + 1,
+                flush_secs=SECONDS_BETWEEN_FLUSHES,
+                filename_suffix=suffix,
+            )
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -76,7 +78,7 @@ class RunWriter:
         numbers = {name: _number(name, value) for name, value in values.items()}
         if "step" in numbers:
             raise ValueError('"step" is an argument of its own and cannot be among the values')
-        line = json.dumps(to_json({"step": int(step), **numbers})) + "\n"
+        line = json.dumps(json_value({"step": int(step), **numbers})) + "\n"
         if self._in_bucket:  # objects in a bucket cannot be appended to
             self._lines.append(line)
             self._path.write_text("".join(self._lines))
@@ -85,7 +87,8 @@ class RunWriter:
                 file.write(line)
         if self._events is not None:
             scalars = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
-            self._events.add_summary(Summary(value=scalars), step)
+            # Not `add_scalar`, which has "_" for the "@" of a name.
+            self._events.file_writer.add_summary(Summary(value=scalars), step)
 
     def close(self) -> None:
         """Writes out what TensorBoard has not got yet."""
@@ -103,7 +106,7 @@ class RunWriter:
             dropped = len(records) - len(lines)
             logging.warning("%s: dropped %d lines of steps that this run has not done yet", self._path, dropped)
         if "".join(lines).encode() != old:
-            replace_file(self._path, "".join(lines))
+            replace_text(self._path, "".join(lines))
         return lines
 
 
@@ -120,23 +123,11 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` (what `to_json` takes) as indented JSON, all or nothing: a reader never sees half a file."""
-    replace_file(run_path(path), json.dumps(to_json(value), indent=2) + "\n")
+    """Writes `value` (what `json_value` takes) as indented JSON, all or nothing: a reader never sees half a file."""
+    replace_text(run_path(path), json.dumps(json_value(value), indent=2) + "\n")
 
 
-def replace_file(path: epath.Path, text: str) -> None:
-    """Writes a file, all or nothing: whoever reads it sees the old text or the new one, also after a crash.
-
-    Raises:
-      OSError: it cannot be written; the old file is still there.
-    """
-    # The temporary is made by a plain open, so that the file gets the user's umask (tempfile would make it private).
-    temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def to_json(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The same value in what JSON has: dict (keys as text), list, text, number, bool, None.
 
     Takes nested dicts, lists and tuples, and numpy and jax numbers and arrays. NaN and the infinities become None.
@@ -145,11 +136,11 @@ def to_json(value: Any) -> Any:
       ValueError: something else is inside.
     """
     if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
+        return [json_value(item) for item in value]
     if hasattr(value, "tolist"):  # of numpy or jax
-        return to_json(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, (str, bool, int, float)):

@@ -17,8 +17,8 @@ from rearm_jax.errors import CheckpointError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.models.rearm import REARM
 from rearm_jax.training import digest, loop, writer
+from rearm_jax.training.check_finite import check_numbers
 from rearm_jax.training.checkpoint import Checkpoints
-from rearm_jax.training.finite import check_numbers
 from tests.conftest import tiny_config
 from tests.faults import processes
 from tests.faults.tally import counts, random_source, scaled
@@ -225,7 +225,7 @@ def test_a_full_disk_is_told_and_costs_nothing(trained, tmp_path, monkeypatch, w
     experiment, whole = trained
     folder = tmp_path / "run"
     module, name, calls = {
-        "record": (digest, "replace_file", 2),
+        "record": (digest, "replace_text", 2),
         "metrics": (writer.RunWriter, "write", 2),
         "config": (loop, "write_config", 0),
     }[where]
@@ -254,7 +254,7 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_call(train
 
     monkeypatch.setattr(loop, "_save", save_and_wait)
     monkeypatch.setattr(loop, "check_numbers", note)
-    monkeypatch.setattr(digest, "replace_file", no_space)
+    monkeypatch.setattr(digest, "replace_text", no_space)
     with pytest.raises(CheckpointError, match=r"lost a save\. .* No space left on device"):
         loop.train(experiment, str(tmp_path / "run"))
     assert max(steps) == STEPS

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
-from rearm_jax.data.reading import MEND, Account, Found, Reading
-from rearm_jax.data.records import Layout, whole_records
-from rearm_jax.data.survey import Survey, survey
-from rearm_jax.data.text import BLANKS, BLOCK, Text, not_utf8
+from rearm_jax.data.prepare.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
+from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading
+from rearm_jax.data.prepare.records import Layout, whole_records
+from rearm_jax.data.prepare.survey import Survey, survey
+from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, not_utf8
 from rearm_jax.errors import DataError
 
 _LINES_LOOKED_AT = 1000

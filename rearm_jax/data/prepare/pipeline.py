@@ -1,31 +1,25 @@
-"""From raw files to a data folder: python -m rearm_jax.data.prepare --interactions FILE ... --out DIR
+"""The steps from raw files to a data folder.
 
-python -m rearm_jax.data.prepare --interactions ml-100k.inter --items ml-100k.item --text text=movie_title \
-  --text genres=class --name_column movie_title,release_year --min_rating 4 --k_core 5 --out data/ml-100k
-
-The folder holds the splits, one file of features per modality, the ids and names of the rows, and prepare.json: the
-settings, what was kept, what was dropped and why. In this order: rows under --min_rating are dropped, pairs that repeat
-are kept once, the k-core is taken, and what is left is split (splitting.py tells how).
+In this order: rows under --min_rating are dropped, pairs that repeat are kept once, the k-core is taken, and what is
+left is split (splitting.py tells how).
 """
 
 import dataclasses
 import importlib.metadata
-import logging as standard_logging
 import sys
 import time
-from collections.abc import Sequence
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from rearm_jax.data.encode import encode_images, encode_texts
 from rearm_jax.data.folder import write_folder
-from rearm_jax.data.interactions import read_interactions
-from rearm_jax.data.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
-from rearm_jax.data.prepare_options import Settings, check, parse
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
-from rearm_jax.errors import DataError, RearmError
+from rearm_jax.data.prepare.interactions import read_interactions
+from rearm_jax.data.prepare.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.settings import Settings, check
+from rearm_jax.data.prepare.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
+from rearm_jax.errors import DataError
 
 _PACKAGES = ("numpy", "polars", "sentence-transformers", "transformers", "torch")
 
@@ -171,24 +165,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, 1 for an error that is explained."""
-    flags.FLAGS.mark_as_parsed()  # there are none; absl warns of early messages otherwise
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(standard_logging.Formatter())
-    logging.set_verbosity(logging.INFO)
-    for noisy in ("sentence_transformers", "transformers", "httpx"):
-        standard_logging.getLogger(noisy).setLevel(standard_logging.ERROR)
-    settings = parse(arguments)
-    try:
-        prepare(settings)
-    except RearmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from rearm_jax.data.delimited import scan_delimited
-from rearm_jax.data.objects import scan_objects
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.text import open_text
+from rearm_jax.data.prepare.delimited import scan_delimited
+from rearm_jax.data.prepare.objects import scan_objects
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.text import open_text
 from rearm_jax.errors import DataError
 
 ITEM_COLUMNS = ("item_id", "movieId", "parent_asin", "asin", "item")

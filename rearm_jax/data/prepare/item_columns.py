@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from absl import logging
 
-from rearm_jax.data.ids import cut_blanks, refuse_two_spellings
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
+from rearm_jax.data.prepare.ids import cut_blanks, refuse_two_spellings
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")

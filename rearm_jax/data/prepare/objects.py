@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.reading import MEND, Account, Found, Reading, Refused
-from rearm_jax.data.text import BLANKS, Text
+from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, Refused
+from rearm_jax.data.prepare.text import BLANKS, Text
 from rearm_jax.errors import DataError
 
 _BLOCK = 1 << 22

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rearm_jax.data.text import Text
+from rearm_jax.data.prepare.text import Text
 
 OPENED_LATE = "a quote within a field that does not start with one"
 CLOSED_EARLY = "text behind a closing quote"

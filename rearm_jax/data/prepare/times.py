@@ -4,8 +4,8 @@ import os
 
 import polars as pl
 
-from rearm_jax.data.reading import Reading
-from rearm_jax.data.tables import readable
+from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.tables import readable
 
 TIME = pl.Struct({"time": pl.Float64, "has_offset": pl.Boolean})
 _SECONDS_A_DAY = 24 * 60 * 60

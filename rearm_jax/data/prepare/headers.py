@@ -8,9 +8,9 @@ import csv
 import io
 import re
 
-from rearm_jax.data.reading import NUMBER, Reading
-from rearm_jax.data.records import Layout, record_end
-from rearm_jax.data.text import BLANKS, BLOCK, Text, encoding_error
+from rearm_jax.data.prepare.reading import NUMBER, Reading
+from rearm_jax.data.prepare.records import Layout, record_end
+from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, encoding_error
 from rearm_jax.errors import DataError
 
 STAND_IN = b"\x1f"  # for "::" in the copy that polars reads: it wants one byte

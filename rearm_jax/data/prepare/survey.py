@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.reading import Refused
-from rearm_jax.data.records import OPEN_LINE, OPEN_QUOTE, Layout, Records, find_records, is_open, whole_records
-from rearm_jax.data.text import BLANKS, Text
+from rearm_jax.data.prepare.reading import Refused
+from rearm_jax.data.prepare.records import OPEN_LINE, OPEN_QUOTE, Layout, Records, find_records, is_open, whole_records
+from rearm_jax.data.prepare.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
 _REASONS = ("", "", "not as many fields as columns", "the header again", "a byte order mark in mid-file", "not UTF-8")
