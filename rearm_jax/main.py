@@ -33,8 +33,8 @@ from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.trained import Trained, load_trained, run_config
-from rearm_jax.inference.visualize import check_report, write_report
 from rearm_jax.program import DONE, INTERRUPTED, help_was_asked_for, run_program
+from rearm_jax.report.visualize import check_report, write_report
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt, unwind_on_interrupt
 from rearm_jax.training.lock import RunLock

@@ -16,8 +16,8 @@ from rearm_jax.inference.export import export_run
 from rearm_jax.inference.new_items import NewItems, read_new_items
 from rearm_jax.inference.recommend import recommend as recommend_lists
 from rearm_jax.inference.trained import load_trained
-from rearm_jax.inference.visualize import write_report
 from rearm_jax.recommender.fitted import Fitted
+from rearm_jax.report.visualize import write_report
 from rearm_jax.training import result as results
 from rearm_jax.training.loop import evaluate_run
 from rearm_jax.training.loop import train as train_experiment

@@ -13,15 +13,15 @@ from rearm_jax.evaluation.popularity import quantile_groups
 from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.experiment import abstract_params, build_experiment
 from rearm_jax.graphs.adjacency import Adjacency
-from rearm_jax.inference.report.features import attention_scalars, embed, look_inside
-from rearm_jax.inference.report.measures import (
+from rearm_jax.recommender.contract import Representations
+from rearm_jax.report.features import attention_scalars, embed, look_inside
+from rearm_jax.report.measures import (
     graph_sides,
     nearest_items,
     ratio,
     recall_by_group,
     shown_items,
 )
-from rearm_jax.recommender.contract import Representations
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import place
 from tests.conftest import tiny_config

@@ -15,12 +15,11 @@ import pytest
 from rearm_jax.data.labels import make_labels
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.experiment import build_experiment, init_params
-from rearm_jax.inference import visualize
-from rearm_jax.inference.report import figures
-from rearm_jax.inference.report.page import head as head_of_page
-from rearm_jax.inference.report.people import people
 from rearm_jax.inference.trained import Trained, load_trained
-from rearm_jax.inference.visualize import write_report
+from rearm_jax.report import figures, visualize
+from rearm_jax.report.page import head as head_of_page
+from rearm_jax.report.people import people
+from rearm_jax.report.visualize import write_report
 from rearm_jax.training.loop import train
 from rearm_jax.training.run_folder import read_result, write_result
 from tests.conftest import tiny_config

@@ -358,7 +358,7 @@ def test_the_export_scores_by_both(run, tmp_path, monkeypatch, caplog, capsys):
 
 def test_the_report_names_both(run):
     pytest.importorskip("sklearn")
-    from rearm_jax.inference.visualize import write_report
+    from rearm_jax.report.visualize import write_report
 
     folder, result = run
     write_report(load_trained(str(folder)))

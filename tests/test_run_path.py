@@ -12,7 +12,7 @@ from rearm_jax.errors import CheckpointError
 from rearm_jax.inference.export import export_run
 from rearm_jax.inference.recommend_files import FORMATS, recommend_run
 from rearm_jax.inference.trained import load_trained
-from rearm_jax.inference.visualize import write_report
+from rearm_jax.report.visualize import write_report
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.run_folder import clear_run_folder
 from rearm_jax.training.run_path import run_path

@@ -6,8 +6,8 @@ import string
 from collections.abc import Mapping
 
 from rearm_jax.data.dataset import Dataset
-from rearm_jax.inference.report.markup import Markup, element, join
-from rearm_jax.inference.report.sections import SECTIONS, YARDSTICKS, title
+from rearm_jax.report.markup import Markup, element, join
+from rearm_jax.report.sections import SECTIONS, YARDSTICKS, title
 from rearm_jax.training.outcome import headline_metrics, weaknesses
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rearm_jax import models
-from rearm_jax.inference.report.drawing import Drawing
-from rearm_jax.inference.report.features import SAMPLE_SIZE, SHARED, Embedding
-from rearm_jax.inference.report.figures import span
-from rearm_jax.inference.report.markup import Markup, element, table
-from rearm_jax.inference.report.measures import Estimate, GraphSide, Group, Neighbours
+from rearm_jax.report.drawing import Drawing
+from rearm_jax.report.features import SAMPLE_SIZE, SHARED, Embedding
+from rearm_jax.report.figures import span
+from rearm_jax.report.markup import Markup, element, table
+from rearm_jax.report.measures import Estimate, GraphSide, Group, Neighbours
 
 YARDSTICKS = {"most_popular": "most popular", "random": "random"}
 SECTIONS = {

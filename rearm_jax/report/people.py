@@ -6,9 +6,9 @@ import numpy as np
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.recommend import recommend
-from rearm_jax.inference.report.markup import Markup, element
-from rearm_jax.inference.report.sections import item_name, plural, section
 from rearm_jax.inference.trained import Trained
+from rearm_jax.report.markup import Markup, element
+from rearm_jax.report.sections import item_name, plural, section
 
 NUM_USERS = 10
 NUM_PLACES = 10  # items of a history that are shown, and places in a list

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rearm_jax.inference.report.drawing import BLUE, DASHES, MARKERS, MUTED, ORANGE, PAPER, SERIES, Drawing
-from rearm_jax.inference.report.features import AttentionBlock, Embedding
-from rearm_jax.inference.report.measures import Estimate, GraphSide, Group
+from rearm_jax.report.drawing import BLUE, DASHES, MARKERS, MUTED, ORANGE, PAPER, SERIES, Drawing
+from rearm_jax.report.features import AttentionBlock, Embedding
+from rearm_jax.report.measures import Estimate, GraphSide, Group
 
 
 def training(records: Sequence[Mapping], metric: str, best_epoch: int) -> Drawing:

@@ -10,12 +10,12 @@ from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.experiment import init_params
 from rearm_jax.inference.output import check_output_file, output_file
-from rearm_jax.inference.report import figures, measures, page, sections
-from rearm_jax.inference.report.drawing import Drawing, check_installed
-from rearm_jax.inference.report.features import attention_scalars, embed, look_inside
-from rearm_jax.inference.report.markup import Markup, join
-from rearm_jax.inference.report.people import people, users_section
 from rearm_jax.inference.trained import Trained
+from rearm_jax.report import figures, measures, page, sections
+from rearm_jax.report.drawing import Drawing, check_installed
+from rearm_jax.report.features import attention_scalars, embed, look_inside
+from rearm_jax.report.markup import Markup, join
+from rearm_jax.report.people import people, users_section
 from rearm_jax.training.run_folder import read_result
 from rearm_jax.training.writer import read_metrics
 
