@@ -189,7 +189,8 @@ def test_new_items_are_refused_by_name(run, tmp_path):
 
 @pytest.mark.parametrize("run", ["ease"], indirect=True)
 def test_the_report_says_which_sections_need_vectors(run):
-    pytest.importorskip("sklearn")
+    for library in ("jinja2", "matplotlib", "sklearn"):
+        pytest.importorskip(library)
     name, folder, _ = run
     write_report(load_trained(str(folder)))
     page, title = (folder / "report.html").read_text(), models.find(name).title

@@ -324,8 +324,8 @@ def test_an_unknown_user_is_refused(dispatch, trained):
 
 
 def test_export_and_report_lie_in_the_run_folder(dispatch, trained, monkeypatch):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
+    for library in ("jinja2", "matplotlib", "sklearn"):
+        pytest.importorskip(library)
     workdir = trained[0] / "runs" / "tiny"
     assert dispatch("--mode=export", f"--workdir={workdir}") == 0
     assert np.load(workdir / "export" / "item_vectors.npy").shape[0] == 40

@@ -1,6 +1,7 @@
 """The report as a person gets it: files, what the page holds, and how it looks in a browser."""
 
 import dataclasses
+import html
 import html.parser
 import json
 import re
@@ -18,6 +19,7 @@ from rearm_jax.experiment import build_experiment, init_params
 from rearm_jax.inference.trained import Trained, load_trained
 from rearm_jax.report import figures, visualize
 from rearm_jax.report.page import head as head_of_page
+from rearm_jax.report.page import render
 from rearm_jax.report.people import people
 from rearm_jax.report.visualize import write_report
 from rearm_jax.training.loop import train
@@ -26,7 +28,9 @@ from tests.conftest import tiny_config
 
 for library in ("matplotlib", "sklearn"):
     pytest.importorskip(library, reason=f"the extra report is not installed: no {library}")
+jinja2 = pytest.importorskip("jinja2", reason="the extra report is not installed: no jinja2")
 
+TEMPLATES = Path(visualize.__file__).parent / "templates"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = {"training": 2, "features": 4, "recall": 2, "attention": 2, "graphs": 3}  # panels
 EVIL = '<script>alert(1)</script> & "quotes" $math$ --> \' \N{BLACK STAR}'
@@ -191,7 +195,8 @@ def test_what_is_weak_stands_at_the_top(report, lightgcn, tmp_path):
     assert not re.search("does not beat|finds nothing", Page(report).text.partition("On the test split")[2])
     good = {f"test/{name}@10": 1.0 for name in ("recall", "ndcg")} | {"test_by_popularity": []}
     result = read_result(lightgcn.workdir) | good
-    assert 'class="weakness"' not in head_of_page("run", lightgcn.experiment.dataset, result, "recall@10")
+    head = head_of_page(lightgcn.experiment.dataset, result, "recall@10")
+    assert 'class="weakness"' not in render("head.html", run="run", head=head)
 
 
 def test_users_and_their_lists(report, rearm):
@@ -221,8 +226,9 @@ def test_users_and_their_lists(report, rearm):
 def test_one_modality_is_not_told_of_others(tmp_path):
     experiment = build_experiment(tiny_config(data__modalities=("text",)))
     trained = Trained(str(tmp_path), 0, experiment, init_params(experiment))
-    texts, _ = visualize._modal(trained)
-    words = " ".join(texts)
+    features, attention = visualize._modal(trained)
+    shown = {"model": "REARM", "features": features, "attention": attention}
+    words = " ".join(render(f"{name}.html", **shown) for name in ("features", "attention"))
     for other in ("pushes apart", "all modalities", "across modalities", "another one asks", "one modality"):
         assert other not in words, other
     assert "Modal-unique (text)" in words
@@ -248,6 +254,17 @@ def test_names_are_text_not_markup(report, rearm):
     lists = sum(min(10, one.num_train) + len(one.recommended) for one in people(rearm))
     assert page.text.count(EVIL) == neighbours + lists
     assert Path(rearm.workdir).name in page.text
+
+
+def test_templates_escape_all_but_the_drawings_and_show_what_is_there_or_fail():
+    users = [{"name": EVIL, "interactions": EVIL, "history": [EVIL, EVIL], "recommended": [(EVIL, EVIL)]}]
+    written = render("users.html", users=users)
+    assert "<script" not in written
+    assert html.unescape(written).count(EVIL) == 6
+    with pytest.raises(jinja2.UndefinedError, match="'history'"):
+        render("users.html", users=[{name: value for name, value in users[0].items() if name != "history"}])
+    templates = [path.read_text("utf-8") for path in TEMPLATES.iterdir()]
+    assert sum(len(re.findall(r"\bsafe\b|\bautoescape\b", text)) for text in templates) == 1  # matplotlib's SVG
 
 
 def test_page_is_accessible(report):

@@ -357,7 +357,8 @@ def test_the_export_scores_by_both(run, tmp_path, monkeypatch, caplog, capsys):
 
 
 def test_the_report_names_both(run):
-    pytest.importorskip("sklearn")
+    for library in ("jinja2", "matplotlib", "sklearn"):
+        pytest.importorskip(library)
     from rearm_jax.report.visualize import write_report
 
     folder, result = run

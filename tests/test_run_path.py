@@ -78,7 +78,7 @@ def test_checkpoints_come_back_from_any_folder(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["lr[1]", "a\\b*?"])
 def test_every_mode_works_in_any_folder(tmp_path, name):
-    for extra in ("matplotlib", "sklearn", "pyarrow", "flatbuffers"):
+    for extra in ("jinja2", "matplotlib", "sklearn", "pyarrow", "flatbuffers"):
         pytest.importorskip(extra)
     neighbours = make_neighbours(tmp_path)
     workdir = tmp_path / name

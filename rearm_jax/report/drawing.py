@@ -7,10 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rearm_jax.errors import ConfigError, how_to_install
-
-# After Okabe & Ito, whose colours colour-blind people can tell apart. A drawing uses no others; page.html has the same
-# names as CSS variables, with values for a light and for a dark page.
+# After Okabe & Ito, whose colours colour-blind people can tell apart. A drawing uses no others; templates/style.css has
+# the same names as CSS variables, with values for a light and for a dark page.
 INK, MUTED, LINE, PAPER = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#b8578f"
 VARIABLES = {
@@ -108,18 +106,6 @@ class Drawing:
             content = io.StringIO()
             figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
         return _for_page(content.getvalue(), f"{self.name}-{number}")
-
-
-def check_installed() -> None:
-    """Raises ConfigError if matplotlib or scikit-learn, which the report needs, is missing."""
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"the report needs matplotlib and scikit-learn, which cannot be imported ({error}). "
-            f"To install them: {how_to_install('report')}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
 """Some users by name: what they had in train, and what the model recommends to them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.recommend import recommend
 from rearm_jax.inference.trained import Trained
-from rearm_jax.report.markup import Markup, element
-from rearm_jax.report.sections import item_name, plural, section
+from rearm_jax.report.sections import item_name, plural
 
 NUM_USERS = 10
 NUM_PLACES = 10  # items of a history that are shown, and places in a list
@@ -53,27 +52,20 @@ def people(trained: Trained) -> list[Person]:
     return found
 
 
-def users_section(shown: list[Person], names: np.ndarray) -> Markup:
-    """A card for each user; `names` are those of the items, as `Labels.item_names`."""
-    text = (
-        f"{len(shown)} users, drawn at random from those with train and test interactions: some of what they had in "
-        "train, and the first places of their lists, without train items. What was held out of training, and is what "
-        "a list should find, says so."
-    )
-    return section("users", text, element("div", *(_card(person, names) for person in shown), class_="cards"))
+def cards(people: list[Person], names: np.ndarray) -> list[dict[str, Any]]:
+    """What the page shows of each user; `names` are those of the items, as `Labels.item_names`."""
+    return [_card(person, names) for person in people]
 
 
-def _card(person: Person, names: np.ndarray) -> Markup:
+def _card(person: Person, names: np.ndarray) -> dict[str, Any]:
     history = [item_name(names, item) for item in person.history]
     more = person.num_train - len(history)
-    had = f"had {'; '.join(history)}{f'; and {more:,} more' if more else ''}"
-    places = [
-        element("li", element("span", item_name(names, item)), element("span", _mark(person, item)))
-        for item in person.recommended
-    ]
-    name = f"user {person.user}" if isinstance(person.user, int) else person.user
-    heading = element("h3", name), element("p", plural(person.num_train, "train interaction"))
-    return element("article", *heading, element("p", had, class_="history"), element("ol", *places), class_="card")
+    return {
+        "name": f"user {person.user}" if isinstance(person.user, int) else person.user,
+        "interactions": plural(person.num_train, "train interaction"),
+        "history": [*history, f"and {more:,} more"] if more else history,
+        "recommended": [(item_name(names, item), _mark(person, item)) for item in person.recommended],
+    }
 
 
 def _mark(person: Person, item: int) -> str:

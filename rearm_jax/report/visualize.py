@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -9,13 +10,13 @@ from absl import logging
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.evaluation.baselines import most_popular_scores
 from rearm_jax.experiment import init_params
+from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_file, output_file
 from rearm_jax.inference.trained import Trained
 from rearm_jax.report import figures, measures, page, sections
-from rearm_jax.report.drawing import Drawing, check_installed
+from rearm_jax.report.drawing import Drawing
 from rearm_jax.report.features import attention_scalars, embed, look_inside
-from rearm_jax.report.markup import Markup, join
-from rearm_jax.report.people import people, users_section
+from rearm_jax.report.people import cards, people
 from rearm_jax.training.run_folder import read_result
 from rearm_jax.training.writer import read_metrics
 
@@ -29,8 +30,8 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
         ".html", and replace those of an older report.
 
     Raises:
-      ConfigError: matplotlib or scikit-learn is missing, `out` does not end in .html or cannot be written; before any
-        work is done.
+      ConfigError: a package of the extra `report` is missing, `out` does not end in .html or cannot be written; before
+        any work is done.
       CheckpointError: the run is not finished, or a file of it is damaged.
     """
     path = check_report(trained.workdir, out)
@@ -47,9 +48,9 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
     except OSError as error:
         raise ConfigError(f"{folder}, the folder of the PNG files, cannot be made: {error}") from error
 
-    body, drawings = _contents(trained, result, records)
+    shown, drawings = _contents(trained, result, records)
     files = {folder / f"{drawing.name}.png": drawing.png() for drawing in drawings}
-    files[path] = page.render(_name(trained), body).encode()  # the last to be written: where it is, all is
+    files[path] = page.render("page.html", **shown).encode()  # the last to be written: where it is, all is
     for file, content in files.items():
         with output_file(file) as temporary:
             temporary.write_bytes(content)
@@ -62,7 +63,8 @@ def check_report(workdir: str | os.PathLike, out: str | os.PathLike | None) -> P
     Raises:
       ConfigError: as `write_report`.
     """
-    check_installed()
+    for package in ("jinja2", "matplotlib", "sklearn"):
+        import_extra(package, "report", "the report")
     path = Path(workdir, "report.html") if out is None else Path(out)
     if path.suffix != ".html":
         raise ConfigError(f"{path}: the report is an HTML file; give it a name that ends in .html")
@@ -70,65 +72,53 @@ def check_report(workdir: str | os.PathLike, out: str | os.PathLike | None) -> P
     return path
 
 
-def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[Markup, list[Drawing]]:
-    """The page's body, and the drawings that it shows."""
+def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[dict[str, Any], list[Drawing]]:
+    """What page.html shows, and the drawings in it; a section that the model does not have is None."""
     experiment, dataset = trained.experiment, trained.experiment.dataset
-    metric, model = experiment.config.evaluation.metric, experiment.config.model.name
+    metric, model = experiment.config.evaluation.metric, sections.title(experiment.config.model.name)
     k = int(metric.split("@")[1])
 
-    about_training, training_drawings = _training(trained, result, records)
-    (about_features, about_attention), modal_drawings = _modal(trained)
+    training = None if trained.is_fitted else figures.training(records, metric, result["best_epoch"])
+    features, attention = _modal(trained)
 
     logging.info("report: recall by group, graphs, neighbours")
     groups = measures.recall_by_group(dataset, trained.scores, k, experiment.config.evaluation.block_size)
-    recall = figures.recall(*groups, sections.title(model), k)
+    recall = sections.recall(figures.recall(*groups, model, k), *groups, k)
     sides = measures.graph_sides(dataset, experiment.inputs)
-    degrees = figures.degrees(sides)
-
-    body = join(
-        [
-            page.head(_name(trained), dataset, result, metric),
-            Markup("<main>"),
-            users_section(people(trained), dataset.labels.item_names),
-            about_training,
-            about_features,
-            sections.recall(recall, *groups, model, k),
-            about_attention,
-            sections.graphs(degrees, sides, model),
-            _neighbours(trained),
-            sections.numbers(result, experiment.config.to_dict()),
-            Markup("</main>"),
-            page.foot(result),
-        ]
-    )
-    return body, [*training_drawings, *modal_drawings, recall, degrees]
+    shown: dict[str, Any] = {
+        "run": os.path.basename(os.path.abspath(trained.workdir)),
+        "model": model,
+        "head": page.head(dataset, result, metric),
+        "users": cards(people(trained), dataset.labels.item_names),
+        "training": None if training is None else {"drawing": training, "metric": metric},
+        "features": features,
+        "recall": recall,
+        "attention": attention,
+        "graphs": sections.graphs(figures.degrees(sides), sides),
+        "neighbours": _neighbours(trained),
+        "numbers": sections.numbers(result, experiment.config.to_dict()),
+        "foot": page.foot(result),
+    }
+    drawings = [part["drawing"] for part in shown.values() if isinstance(part, dict) and "drawing" in part]
+    return shown, drawings
 
 
-def _training(trained: Trained, result: dict, records: list[dict]) -> tuple[Markup, list[Drawing]]:
-    """The section on training; without a drawing for a fitted model."""
+def _neighbours(trained: Trained) -> dict[str, list] | None:
+    """The section on nearest neighbours; None for a model without vectors of items."""
     if trained.is_fitted:
-        return sections.without_training(result["model"]), []
-    metric = trained.experiment.config.evaluation.metric
-    drawing = figures.training(records, metric, result["best_epoch"])
-    return sections.training(drawing, metric), [drawing]
-
-
-def _neighbours(trained: Trained) -> Markup:
-    """The section on nearest neighbours, which a model without vectors of items does not have."""
+        return None
     dataset = trained.experiment.dataset
-    if trained.is_fitted:
-        return sections.without_neighbours(trained.experiment.config.model.name)
     counts = most_popular_scores(dataset.train, dataset.num_items).astype(np.int64)
     vectors = np.asarray(trained.representations.items)
     popular, rare = (measures.nearest_items(items, vectors) for items in measures.shown_items(counts))
     return sections.neighbours(popular, rare, dataset.labels.item_names, counts)
 
 
-def _modal(trained: Trained) -> tuple[list[Markup], list[Drawing]]:
-    """The sections on features and attention; without drawings for a model that has neither."""
-    experiment, model = trained.experiment, trained.experiment.config.model.name
+def _modal(trained: Trained) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The sections on features and on attention; None for a model that has neither."""
+    experiment = trained.experiment
     if trained.is_fitted or "modal_items" not in trained.representations.views:
-        return [sections.without_features(model), sections.without_attention(model)], []
+        return None, None
     initial = init_params(experiment)
     before, after = look_inside(experiment, initial), look_inside(experiment, trained.params)
     embeddings = {}
@@ -136,17 +126,9 @@ def _modal(trained: Trained) -> tuple[list[Markup], list[Drawing]]:
         for when, inside in (("before training", before), ("after training", after)):
             logging.info("report: t-SNE of %s %s", side, when)
             embeddings[side, when] = embed(getattr(inside, side))
-    features = figures.features(embeddings)
-    dim = experiment.config.model.embedding_dim
-    attention = figures.attention(before.attention, after.attention, dim)
-    names = list(experiment.dataset.features)
-    scalars_before, scalars_after = attention_scalars(initial, names), attention_scalars(trained.params, names)
-    texts = [
-        sections.features(features, embeddings),
-        sections.attention(attention, scalars_before, scalars_after, dim),
-    ]
-    return texts, [features, attention]
-
-
-def _name(trained: Trained) -> str:
-    return os.path.basename(os.path.abspath(trained.workdir))
+    dim, names = experiment.config.model.embedding_dim, list(experiment.dataset.features)
+    learned = attention_scalars(initial, names), attention_scalars(trained.params, names)
+    return (
+        sections.features(figures.features(embeddings), embeddings),
+        sections.attention(figures.attention(before.attention, after.attention, dim), *learned, dim),
+    )
