@@ -18,6 +18,7 @@ from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.experiment import build_experiment, init_params
 from rearm_jax.inference.trained import Trained, load_trained
 from rearm_jax.report import figures, visualize
+from rearm_jax.report.features import Embedding
 from rearm_jax.report.page import head as head_of_page
 from rearm_jax.report.page import render
 from rearm_jax.report.people import people
@@ -223,15 +224,31 @@ def test_users_and_their_lists(report, rearm):
     assert page.text.count("✓") == sum(hits) > 0
 
 
-def test_one_modality_is_not_told_of_others(tmp_path):
-    experiment = build_experiment(tiny_config(data__modalities=("text",)))
-    trained = Trained(str(tmp_path), 0, experiment, init_params(experiment))
-    features, attention = visualize._modal(trained)
+def modal_sections(folder: Path, **changes) -> str:
+    """What a REARM with these settings, as it begins, shows of its features and of its attention."""
+    experiment = build_experiment(tiny_config(**changes))
+    features, attention = visualize._modal(Trained(str(folder), 0, experiment, init_params(experiment)))
     shown = {"model": "REARM", "features": features, "attention": attention}
-    words = " ".join(render(f"{name}.html", **shown) for name in ("features", "attention"))
+    return " ".join(render(f"{name}.html", **shown) for name in ("features", "attention"))
+
+
+def test_one_modality_is_not_told_of_others(tmp_path):
+    words = modal_sections(tmp_path, data__modalities=("text",))
     for other in ("pushes apart", "all modalities", "across modalities", "another one asks", "one modality"):
         assert other not in words, other
     assert "Modal-unique (text)" in words
+
+
+def test_what_is_switched_off_is_not_told_of(tmp_path):
+    words = modal_sections(tmp_path, model__meta_network=False, model__attention="norm")
+    assert "Modal-unique (image, text)" in words
+    assert "REARM has no attention in this run" in words
+    for other in ("Modal-shared", "meta-network", "coupling"):
+        assert other not in words, other
+    words = modal_sections(tmp_path, model__meta_network=False, data__modalities=("text",))
+    assert "REARM has one kind of features in this run" in words
+    assert "silhouette" not in words
+    assert "coupling" in words
 
 
 def test_page_needs_nothing_else(report):
@@ -345,6 +362,14 @@ def test_every_part_of_the_loss_is_drawn():
         *parts,
     ]
     assert "grad_norm" not in losses
+
+
+def test_every_kind_of_features_is_drawn():
+    kinds = ["a", "b", "c", "d", "e", "shared"]
+    random = np.random.default_rng(0)
+    embedding = Embedding({kind: random.random((4, 2)) for kind in kinds}, 0.5)
+    (drawn,) = figures.features({("users", "before training"): embedding}).svgs()
+    assert [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", drawn) if text in kinds] == kinds
 
 
 def test_model_without_modalities(lightgcn, tmp_path):

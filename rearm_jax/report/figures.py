@@ -152,15 +152,20 @@ def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], bes
 def _curves(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     for number, (name, (epochs, values)) in enumerate(curves.items()):
-        # The sixth has the colour of the first again, and other dashes.
-        colour, dash = SERIES[number % len(SERIES)], DASHES[(number + number // len(SERIES)) % len(DASHES)]
+        colour, dash = _colour_and(DASHES, number)
         axes.plot(epochs, values, color=colour, linestyle=dash, label=name, marker="o" if len(epochs) < 5 else None)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
 
 
+def _colour_and(shapes: Sequence, number: int) -> tuple[str, Any]:
+    """How to draw one of several: the sixth has the colour of the first again, and another shape."""
+    return SERIES[number % len(SERIES)], shapes[(number + number // len(SERIES)) % len(shapes)]
+
+
 def _scatter(axes: Any, title: str, embedding: Embedding) -> None:
-    for (kind, points), colour, marker in zip(embedding.points.items(), SERIES, MARKERS, strict=False):
+    for number, (kind, points) in enumerate(embedding.points.items()):
+        colour, marker = _colour_and(MARKERS, number)
         axes.plot(*points.T, marker, color=colour, markersize=3.2, markeredgewidth=0, alpha=0.75, label=kind)
     axes.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[], aspect="equal")
     axes.set_adjustable("datalim")

@@ -31,7 +31,7 @@ def features(drawing: Drawing, embeddings: Mapping[tuple[str, str], Embedding]) 
     return {
         "drawing": drawing,
         "unique": [kind for kind in kinds if kind != SHARED],
-        "shared": SHARED,
+        "has_shared": SHARED in kinds,
         "sample_size": SAMPLE_SIZE,
         "header": ("", *times),
         "rows": silhouettes,

@@ -15,7 +15,7 @@ from rearm_jax.inference.output import check_output_file, output_file
 from rearm_jax.inference.trained import Trained
 from rearm_jax.report import figures, measures, page, sections
 from rearm_jax.report.drawing import Drawing
-from rearm_jax.report.features import attention_scalars, embed, look_inside
+from rearm_jax.report.features import Inside, attention_scalars, embed, look_inside
 from rearm_jax.report.people import cards, people
 from rearm_jax.training.run_folder import read_result
 from rearm_jax.training.writer import read_metrics
@@ -99,7 +99,7 @@ def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[dict
         "numbers": sections.numbers(result, experiment.config.to_dict()),
         "foot": page.foot(result),
     }
-    drawings = [part["drawing"] for part in shown.values() if isinstance(part, dict) and "drawing" in part]
+    drawings = [part["drawing"] for part in shown.values() if isinstance(part, dict) and part.get("drawing")]
     return shown, drawings
 
 
@@ -115,20 +115,30 @@ def _neighbours(trained: Trained) -> dict[str, list] | None:
 
 
 def _modal(trained: Trained) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The sections on features and on attention; None for a model that has neither."""
+    """The sections on features and on attention, each None where the run has none.
+
+    A run with one kind of features has a section without a drawing: there is nothing to tell apart.
+    """
     experiment = trained.experiment
     if trained.is_fitted or "modal_items" not in trained.representations.views:
         return None, None
     initial = init_params(experiment)
     before, after = look_inside(experiment, initial), look_inside(experiment, trained.params)
+    features = _features(before, after)
+    if not after.attention:
+        return features, None
+    dim, names = experiment.config.model.embedding_dim, list(experiment.dataset.features)
+    drawing = figures.attention(before.attention, after.attention, dim)
+    learned = attention_scalars(initial, names), attention_scalars(trained.params, names)
+    return features, sections.attention(drawing, *learned, dim)
+
+
+def _features(before: Inside, after: Inside) -> dict[str, Any]:
+    if len(after.users) == 1:
+        return {"drawing": None}
     embeddings = {}
     for side in ("users", "items"):
         for when, inside in (("before training", before), ("after training", after)):
             logging.info("report: t-SNE of %s %s", side, when)
             embeddings[side, when] = embed(getattr(inside, side))
-    dim, names = experiment.config.model.embedding_dim, list(experiment.dataset.features)
-    learned = attention_scalars(initial, names), attention_scalars(trained.params, names)
-    return (
-        sections.features(figures.features(embeddings), embeddings),
-        sections.attention(figures.attention(before.attention, after.attention, dim), *learned, dim),
-    )
+    return sections.features(figures.features(embeddings), embeddings)
