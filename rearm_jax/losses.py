@@ -199,6 +199,18 @@ def first_occurrence(ids: jax.Array, valid: jax.Array, num_ids: int) -> jax.Arra
     return valid & (first[ids] == position)
 
 
+def first_among_pairs(ids: jax.Array, valid: jax.Array) -> jax.Array:
+    """What `first_occurrence` marks, by comparing all pairs on the fly: no memory by the largest id, nothing sorted.
+
+    Args:
+      ids: int (b,).
+      valid: bool (b,), False for padding.
+    """
+    position = jnp.arange(ids.shape[0], dtype=jnp.int32)
+    earlier = (ids[:, None] == ids) & valid & (position < position[:, None])
+    return valid & ~jnp.any(earlier, axis=1)
+
+
 def _same_shape(**arrays: jax.Array) -> None:
     if len({x.shape for x in arrays.values()}) > 1:
         raise ValueError("shapes differ: " + ", ".join(f"{name} {x.shape}" for name, x in arrays.items()))

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rearm_jax.losses import bpr_loss, contrastive_loss, first_occurrence, normalize_rows, orthogonal_loss
+from rearm_jax.losses import (
+    bpr_loss,
+    contrastive_loss,
+    first_among_pairs,
+    first_occurrence,
+    normalize_rows,
+    orthogonal_loss,
+)
 
 
 def normal(*shape, seed=0):
@@ -216,8 +223,9 @@ def test_first_occurrence_finds_each_valid_id_once():
         ids, valid = rng.integers(0, 40, size), rng.random(size) < 0.7
         positions = np.flatnonzero(valid)
         _, first = np.unique(ids[valid], return_index=True)
-        found = np.asarray(first_occurrence(jnp.asarray(ids), jnp.asarray(valid), 40))
-        np.testing.assert_array_equal(np.flatnonzero(found), np.sort(positions[first]))
+        ids, valid = jnp.asarray(ids), jnp.asarray(valid)
+        for found in (first_occurrence(ids, valid, 40), first_among_pairs(ids, valid)):
+            np.testing.assert_array_equal(np.flatnonzero(found), np.sort(positions[first]))
 
 
 def test_normalize_rows():

@@ -15,6 +15,7 @@ import scipy.sparse
 from rearm_jax.experiment import build_experiment, in_precision, init_params
 from rearm_jax.graphs.adjacency import make_adjacency, propagate
 from rearm_jax.parallel.rows import ALONE
+from rearm_jax.recommender.objectives import contrastive_share
 from rearm_jax.training import placement
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.loop import compile_steps
@@ -106,6 +107,17 @@ def test_propagation_is_a_sum_over_sorted_rows(platform, symmetric):
     scatters = re.findall(r'"stablehlo\.scatter".*?indices_are_sorted = (\w+)', text, re.DOTALL)
     assert scatters
     assert set(scatters) == {"true"}
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_contrastive_loss_sorts_nothing(platform):
+    def loss(first, second, ids, mask):
+        return contrastive_share(first, second, ids, mask, 0.2, ALONE)
+
+    views = jnp.ones((40, 8)), jnp.ones((40, 8))
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(*views, jnp.arange(40), jnp.ones(40, bool))
+    assert "stablehlo.sort" not in traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.sort" in traced.lower(lowering_platforms=("cpu",)).as_text(), "else this test proves nothing"
 
 
 def test_the_sum_over_sorted_rows_equals_the_kernel_of_the_cpu():

@@ -59,7 +59,23 @@ def data_parallel(fn: Callable, devices: Devices, donate: bool = False) -> Calla
     return call
 
 
-def row_parallel(fn: Callable, devices: Devices, counts: RowCounts, example: tuple, donate: bool = False) -> Callable:
+def data_parallel_program(fn: Callable, devices: Devices, donate: bool = False) -> jax.stages.Wrapped:
+    """The jitted shard_map that `data_parallel` stands for; it is lowered for devices that are absent, too.
+
+    Args: as `data_parallel`.
+    """
+    count = len(devices)
+
+    def on_device(first: Any, rest: tuple) -> Any:
+        return fn(Shard(jax.lax.axis_index(AXIS), count, AXIS), first, *rest)
+
+    mapped = jax.shard_map(on_device, mesh=_mesh(devices), in_specs=_REPLICATED, out_specs=_REPLICATED, check_vma=False)
+    return jax.jit(lambda first, *rest: mapped(first, rest), donate_argnums=0 if donate else ())
+
+
+def row_parallel(
+    fn: Callable, devices: Devices, counts: RowCounts, example: tuple, donate: bool = False
+) -> jax.stages.Wrapped:
     """Runs fn(shard, *args) on every device, each with its rows of what `place_rows` has placed.
 
     Args:

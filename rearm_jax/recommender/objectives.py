@@ -3,7 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from rearm_jax.losses import bpr_loss, contrastive_loss, first_occurrence, normalize_rows, softmax_loss
+from rearm_jax.losses import (
+    bpr_loss,
+    contrastive_loss,
+    first_among_pairs,
+    first_occurrence,
+    normalize_rows,
+    softmax_loss,
+)
 from rearm_jax.parallel.rows import Shard
 from rearm_jax.recommender.contract import Batch
 
@@ -102,13 +109,22 @@ def contrastive_share(
       temperature: of the softmax.
       shard: which share.
     """
-    # The place of an id among the sorted ones stands for it: `first_occurrence` takes memory by the largest id.
-    labels = jnp.searchsorted(jnp.sort(ids), ids)
-    unique = first_occurrence(labels, mask, ids.shape[0])
+    unique = _first_of_each(ids, mask)
     weights = unique / jnp.maximum(jnp.sum(unique), 1).astype(jnp.float32)
     position = jnp.arange(ids.shape[0], dtype=jnp.int32)
     anchors, targets, weights = (shard.rows(shard.pad(x)) for x in (first, position, weights))
     return contrastive_loss(anchors, second, targets, weights, unique, temperature)
+
+
+def _first_of_each(ids: jax.Array, mask: jax.Array) -> jax.Array:
+    """Marks each distinct id of the mask once, where it first stands: bool (b,)."""
+
+    def by_sorting(ids: jax.Array, mask: jax.Array) -> jax.Array:
+        # The place of an id among the sorted ones stands for it: `first_occurrence` takes memory by the largest id.
+        return first_occurrence(jnp.searchsorted(jnp.sort(ids), ids), mask, ids.shape[0])
+
+    # Sorting is slow on an accelerator, and all pairs are few beside the products of InfoNCE.
+    return jax.lax.platform_dependent(ids, mask, cpu=by_sorting, default=first_among_pairs)
 
 
 def _own(batch: Batch) -> jax.Array:

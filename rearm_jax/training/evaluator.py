@@ -1,5 +1,6 @@
 """Full ranking of a split with a model: one forward pass, then all items for every user of the split."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,18 @@ from rearm_jax.evaluation.splits import blocks_and_positives
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.training.placement import Placement
+
+
+def ranking(placement: Placement) -> Callable:
+    """The function (shard, params, inputs, blocks of users) -> their best items, to be run by the placement."""
+    experiment = placement.experiment
+    k = max(experiment.config.evaluation.ks)
+
+    def rank(shard: Shard, params: dict, inputs: Inputs, blocks: UserBlocks) -> jax.Array:
+        out: Any = experiment.model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
+        return placement.rank(shard, out, blocks, k)
+
+    return rank
 
 
 class Evaluator:
@@ -31,11 +44,7 @@ class Evaluator:
             )
             self._splits[split] = (placement.whole(blocks), blocks.users, positives)
 
-        def rank(shard: Shard, params: dict, inputs: Inputs, blocks: UserBlocks) -> jax.Array:
-            out: Any = experiment.model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
-            return placement.rank(shard, out, blocks, max(self._ks))
-
-        self._rank = placement.run(rank)
+        self._rank = placement.run(ranking(placement))
 
     def __call__(self, params: dict, split: str, by_popularity: bool = False) -> dict[str, Any]:
         """Metrics of a split, `{"valid/recall@20": ...}`, averaged over its users; train items are left out.

@@ -20,6 +20,7 @@ from rearm_jax.graphs.row_adjacency import RowAdjacency, shard_adjacency
 from rearm_jax.parallel.mesh import (
     Devices,
     data_parallel,
+    data_parallel_program,
     place_rows,
     replicate,
     replicated,
@@ -73,6 +74,15 @@ class Placement:
           A function of args, compiled at its first call.
         """
         return data_parallel(in_precision(self.experiment.config, fn), self.devices, donate)
+
+    def lower(self, fn: Callable, args: tuple, donate: bool = False) -> jax.stages.Lowered:
+        """The program of `run(fn, donate)`, lowered for devices that may be absent.
+
+        Args:
+          fn, donate: as `run` has them.
+          args: shapes, dtypes and shardings (jax.ShapeDtypeStruct).
+        """
+        return data_parallel_program(in_precision(self.experiment.config, fn), self.devices, donate).lower(*args)
 
     def whole(self, tree: Any) -> Any:
         """Puts a tree on every device as it is."""
@@ -151,6 +161,10 @@ class RowPlacement(Placement):
             return compiled(*args)
 
         return call
+
+    def lower(self, fn: Callable, args: tuple, donate: bool = False) -> jax.stages.Lowered:
+        fn = in_precision(self.experiment.config, fn)
+        return row_parallel(fn, self.devices, self.row_counts, args, donate).lower(*args)
 
     def inputs(self) -> Inputs:
         return {name: self._cut(name, value) for name, value in self.experiment.inputs.items()}
