@@ -194,7 +194,12 @@ def test_the_report_says_which_sections_need_vectors(run):
     name, folder, _ = run
     write_report(load_trained(str(folder)))
     page, title = (folder / "report.html").read_text(), models.find(name).title
-    for words in ("is fitted in closed form", "has no modalities", "has no attention", "has no vectors of items"):
+    for words in (
+        "is fitted in closed form",
+        "has no modal-shared and modal-unique features",
+        "has no attention",
+        "has no vectors of items",
+    ):
         assert f"{title} {words}" in page
     assert {path.name for path in (folder / "report").iterdir()} == {"recall.png", "graphs.png"}
     assert "best epoch" not in page

@@ -375,7 +375,7 @@ def test_every_kind_of_features_is_drawn():
 def test_model_without_modalities(lightgcn, tmp_path):
     write_report(lightgcn, tmp_path / "look.html")
     page = Page(tmp_path / "look.html")
-    assert "LightGCN has no modalities" in page.text
+    assert "LightGCN has no modal-shared and modal-unique features" in page.text
     assert "LightGCN has no attention" in page.text
     assert "item 3" in page.text  # without names, items are called by their numbers
     assert sorted(path.stem for path in (tmp_path / "look").iterdir()) == ["graphs", "recall", "training"]

@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
-    "font.family": ["DejaVu Sans"],  # of the PNG; it is wider than most, so that there is room in the page as well
+    "font.family": ["DejaVu Sans"],  # of the PNG; wider than most: what fits here fits the page
     "font.size": 9.5,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
@@ -123,7 +123,7 @@ def _for_page(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"^<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to these
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing in the picture refers to groups
     svg = svg.replace(' id="', f' id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")

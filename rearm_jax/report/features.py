@@ -2,8 +2,8 @@
 
 The paper's figure shows the two kinds of features before and after training. Here, for users and for items,
 
-- modal-unique, one kind a modality: F_m, the modality's features after the user-item propagation, which the orthogonal
-  loss pushes apart ("modal_users", "modal_items" of `Representations.views`);
+- modal-unique, one kind a modality: F_m, the modality's features after propagation, which the orthogonal loss pushes
+  apart ("modal_users", "modal_items" of `Representations.views`);
 - modal-shared: what the meta-network distils from all F_m, transforming the ID embeddings (its output).
 
 "Before" is the model with the parameters of `init_params`, "after" with those of the best checkpoint; no dropout.
@@ -131,9 +131,12 @@ def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[
 
 
 def _shown(model: Recommender, params: Mapping, inputs: Inputs) -> dict:
-    """What the model's forward pass sows for the report, in its order."""
+    """What the model's forward pass sows for the report, in the order in which it does.
+
+    An OrderedDict, because jit gives a dict back with its names sorted.
+    """
     _, state = model.apply({"params": params}, inputs, mutable=["shown"])
-    return OrderedDict((name, sown) for name, (sown,) in state["shown"].items())  # jit sorts the names of a dict
+    return OrderedDict((name, sown) for name, (sown,) in state["shown"].items())
 
 
 def _with_prefix(shown: Mapping, prefix: str) -> dict:

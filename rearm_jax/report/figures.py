@@ -23,7 +23,7 @@ def training(records: Sequence[Mapping], metric: str, best_epoch: int) -> Drawin
     recorded = dict.fromkeys(name for record in records for name in record if name.startswith("train/"))
     parts = [name.removeprefix("train/") for name in recorded if name not in ("train/loss", "train/grad_norm")]
     losses = {"total": _curve(records, "train/loss")} | {name: _curve(records, f"train/{name}") for name in parts}
-    losses = {name: curve for name, curve in losses.items() if (curve[1] > 0).any()}  # nothing below 0 has a logarithm
+    losses = {name: curve for name, curve in losses.items() if (curve[1] > 0).any()}  # the axis is logarithmic
     cutoff = metric.split("@")[1]
     names = dict.fromkeys((metric, f"recall@{cutoff}", f"ndcg@{cutoff}"))
     metrics = {name: _curve(records, f"valid/{name}") for name in names}
@@ -139,7 +139,7 @@ def _losses(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best
 def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     _curves(axes, curves, best)
     low, high = axes.get_xlim()
-    side = "left" if best < (low + high) / 2 else "right"  # of the text that is at the line: towards the middle
+    side = "left" if best < (low + high) / 2 else "right"  # the text stands where there is more room
     shift = 4 if side == "left" else -4
     axes.annotate(
         f"best: {best}", (best, 0), (shift, 4), ("data", "axes fraction"), "offset points", ha=side, color=MUTED

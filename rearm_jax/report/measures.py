@@ -20,7 +20,7 @@ _NORMAL_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 class Estimate(NamedTuple):
-    """A mean and half the width of its 95 % interval; NaN where the sample, all alike, tells nothing of its spread."""
+    """A mean and half the width of its 95 % interval, which is NaN where all values of the sample are equal."""
 
     value: float
     half_width: float

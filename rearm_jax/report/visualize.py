@@ -50,7 +50,7 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
 
     shown, drawings = _contents(trained, result, records)
     files = {folder / f"{drawing.name}.png": drawing.png() for drawing in drawings}
-    files[path] = page.render("page.html", **shown).encode()  # the last to be written: where it is, all is
+    files[path] = page.render("page.html", **shown).encode()  # written last: a page is never without its figures
     for file, content in files.items():
         with output_file(file) as temporary:
             temporary.write_bytes(content)
