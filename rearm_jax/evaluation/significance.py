@@ -117,6 +117,9 @@ def holm(p: list[float]) -> list[float]:
 def power(difference: float, error: float, degrees: float, level: float = 0.05) -> float:
     """The chance that a true difference is found at a level, two-sided: by the noncentral t-distribution.
 
+    Where seeds matter much, three find less than computed (.56 for .64; benchmarks/results/significance.md), five as
+    much.
+
     Args:
       difference: the true one.
       error, degrees: as in `Difference`, or from `standard_error`.
