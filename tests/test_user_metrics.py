@@ -4,11 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rearm_jax import train
 from rearm_jax.data.dataset import group_by_user, make_dataset
 from rearm_jax.errors import DataError
-from rearm_jax.evaluation.scoring import each_block, rank_block, scores_metrics
-from rearm_jax.evaluation.splits import blocks_and_positives
+from rearm_jax.evaluation.scoring import rank_split, scores_metrics
 from rearm_jax.evaluation.user_metrics import read_user_metrics, user_metrics, write_user_metrics
+from rearm_jax.inference.trained import load_trained
+from tests.conftest import tiny_config
 
 KS = (5, 20)
 
@@ -26,14 +28,22 @@ def dataset():
 def test_the_mean_is_what_the_run_says(dataset):
     table = np.random.default_rng(1).normal(size=(50, 30)).astype(np.float32)
     reported = scores_metrics(lambda users: table[users], dataset, "test", KS, block_size=7)
-    blocks, positives = blocks_and_positives(dataset, "test", 7)
-    lists = np.stack([rank_block(table[np.asarray(b.users)], b, 20)[0] for b in each_block(blocks)])
-    metrics = user_metrics(lists, blocks.users, positives, KS)
+    metrics = user_metrics(*rank_split(lambda users: table[users], dataset, "test", 20, block_size=7), KS)
     assert {f"test/{name}" for name in metrics} == reported.keys()
     for name, values in metrics.items():
         assert values.shape == (50,)
         assert np.isnan(values[40:]).all()
         assert values[:40].mean() == reported[f"test/{name}"]  # to the bit
+
+
+@pytest.mark.parametrize("model", ["itemknn", "lightgcn"])
+def test_the_mean_is_what_result_json_says(model, tmp_path):
+    result = train(tiny_config(model__name=model, num_epochs=1), tmp_path / "run")
+    trained = load_trained(str(tmp_path / "run"))
+    for split in ("valid", "test"):
+        metrics = user_metrics(*rank_split(trained.scores, trained.experiment.dataset, split, 10, 16), (5, 10))
+        for name, values in metrics.items():
+            assert np.nanmean(values) == pytest.approx(result[f"{split}/{name}"], rel=1e-12)
 
 
 def test_each_user_is_in_their_place():

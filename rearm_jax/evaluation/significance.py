@@ -34,7 +34,7 @@ import scipy.stats
 
 Runs = Mapping[str, np.ndarray]  # name of a model -> float (seeds, users)
 
-_BLOCK_DRAWS = 2**21  # users drawn at a time
+_BLOCK_DRAWS = 2**19  # users drawn at a time
 
 
 class Difference(NamedTuple):
@@ -207,7 +207,7 @@ def _resample_users(means: np.ndarray, num_resamples: int, seed: int) -> np.ndar
         n = min(num_rows, num_resamples - start)
         users = rng.integers(num_users, size=(n, num_users)) + num_users * np.arange(n)[:, None]
         counts = np.bincount(users.ravel(), minlength=n * num_users).reshape(n, num_users)
-        drawn[:, start : start + n] = centred @ counts.T.astype(np.float64) / num_users
+        drawn[:, start : start + n] = (counts.astype(np.float64) @ centred.T).T / num_users
     return drawn
 
 

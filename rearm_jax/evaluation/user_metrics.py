@@ -18,7 +18,7 @@ from rearm_jax.evaluation.metrics import hit_matrix, list_metrics, lists_of_user
 def user_metrics(
     top_items: ArrayLike, users: ArrayLike, positives: tuple[np.ndarray, np.ndarray], ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """The metrics whose means over users `split_metrics` gives.
+    """The metrics whose means over users `split_metrics` gives; of any model, with what `rank_split` gives.
 
     Args and Raises: as `split_metrics`; each user has one list.
 
