@@ -84,7 +84,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
 
 @without_x64()
 def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
-    """Metrics of a run's best checkpoint, {"valid/recall@20": ..., "test/recall@20": ..., ...}.
+    """Metrics of a run's best checkpoint, {"valid/recall@20": ..., "test/recall@20": ..., ...}; those of test unless
+    config.evaluation.test is off.
 
     Raises:
       CheckpointError: the folder holds no evaluated run, or its data have changed.

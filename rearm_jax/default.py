@@ -113,6 +113,9 @@ SETTINGS = {
     "evaluation.ks": Setting((5, 10, 20, 50), CUT_OFFS, "cut-offs of the ranking metrics", "items"),
     "evaluation.metric": Setting("recall@20", METRIC, "validation metric that picks the best checkpoint"),
     "evaluation.block_size": Setting(1024, integer(1), "users ranked at a time on one device"),
+    "evaluation.test": Setting(
+        True, SWITCH, "whether test is scored when a run ends; false while settings are searched: validation alone"
+    ),
     "checkpoints.keep": Setting(
         "whole",
         choice("whole", "params"),
@@ -181,6 +184,7 @@ ADDED_LATER = {
     "checkpoints.keep": "whole",
     "residual.model": "",
     "residual.weights": SETTINGS["residual.weights"].default,
+    "evaluation.test": True,
 }
 
 

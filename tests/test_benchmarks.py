@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import baselines, jax_side, problem, run, scores, table
+from benchmarks import baselines, jax_side, problem, run, scores, significance, table
 from benchmarks.costs import Sizes, part_costs
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.relations import user_interest_features
@@ -137,3 +137,14 @@ def test_scores_refuse_what_cannot_be_compared(tmp_path, monkeypatch, changes, m
     monkeypatch.setattr("sys.argv", ["scores", *runs])
     with pytest.raises(SystemExit, match=message):
         scores.main()
+
+
+def test_simulated_tables_have_a_row_each(monkeypatch):
+    monkeypatch.setattr(significance, "SEEDS", (3,))
+    monkeypatch.setattr(significance, "USERS", 50)
+    rows = [line for line in significance.report(2).splitlines() if line.startswith("| 3 ")]
+    assert len(rows) == len(significance.EFFECTS) * (1 + len(significance.SHIFTS))
+    # Seeds that matter far more than users: a test that knows of no other seeds finds a difference almost always.
+    shares = significance.shares_found(0.0, 0.0, 0.5, 0.01, 3, 30)
+    assert shares[1] > 0.8
+    assert shares[0] < 0.3

@@ -35,15 +35,24 @@ def split_metrics(
     Raises:
       ValueError: the shapes do not belong together, a user has no positive, or a cut-off does not fit.
     """
+    top_items, users = lists_of_users(top_items, users)
+    num_positives = np.diff(positives[0])[users]
+    return ranking_metrics(hit_matrix(top_items, users, positives), num_positives, ks)
+
+
+def lists_of_users(top_items: ArrayLike, users: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Lists and their users without padding: (..., k) and (...) -> (n, k) and (n,), in the same order.
+
+    Raises:
+      ValueError: the shapes do not belong together.
+    """
     top_items, users = np.asarray(top_items), np.asarray(users)
     if top_items.shape[:-1] != users.shape:
         raise ValueError(
             f"top_items must have the shape of users and one axis more, got {top_items.shape}, {users.shape}"
         )
     is_user = users >= 0
-    top_items, users = top_items[is_user], users[is_user]
-    num_positives = np.diff(positives[0])[users]
-    return ranking_metrics(hit_matrix(top_items, users, positives), num_positives, ks)
+    return top_items[is_user], users[is_user]
 
 
 def hit_matrix(top_items: np.ndarray, users: np.ndarray, positives: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -68,7 +77,12 @@ def hit_matrix(top_items: np.ndarray, users: np.ndarray, positives: tuple[np.nda
 
 
 def ranking_metrics(hits: np.ndarray, num_positives: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """Means over users of recall, ndcg, precision, map and hitrate at each cut-off; formulas at the top of this file.
+    """Means over users of `list_metrics`; Args and Raises are its own."""
+    return {name: float(np.mean(values)) for name, values in list_metrics(hits, num_positives, ks).items()}
+
+
+def list_metrics(hits: np.ndarray, num_positives: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """Recall, ndcg, precision, map and hitrate of each list at each cut-off; formulas at the top of this file.
 
     Args:
       hits: bool (n, depth), where each list, best first, holds a positive.
@@ -76,7 +90,7 @@ def ranking_metrics(hits: np.ndarray, num_positives: np.ndarray, ks: Sequence[in
       ks: cut-offs in 1..depth.
 
     Returns:
-      `{"recall@20": ..., ...}`, five entries for each of ks.
+      `{"recall@20": float64 (n,), ...}`, five entries for each of ks.
 
     Raises:
       ValueError: no users, a user without positives, or a cut-off outside 1..depth.
@@ -98,15 +112,12 @@ def ranking_metrics(hits: np.ndarray, num_positives: np.ndarray, ks: Sequence[in
     ideal_gains = np.cumsum(discounts)
     precision_sums = np.cumsum(hits * (num_hits / ranks), axis=1)
 
-    metrics: dict[str, float] = {}
+    metrics: dict[str, np.ndarray] = {}
     for k in ks:
         num_ideal = np.minimum(k, num_positives)
-        per_user = {
-            "recall": num_hits[:, k - 1] / num_positives,
-            "ndcg": gains[:, k - 1] / ideal_gains[num_ideal - 1],
-            "precision": num_hits[:, k - 1] / k,
-            "map": precision_sums[:, k - 1] / num_ideal,
-            "hitrate": num_hits[:, k - 1] > 0,
-        }
-        metrics |= {f"{name}@{k}": float(np.mean(values)) for name, values in per_user.items()}
+        metrics[f"recall@{k}"] = num_hits[:, k - 1] / num_positives
+        metrics[f"ndcg@{k}"] = gains[:, k - 1] / ideal_gains[num_ideal - 1]
+        metrics[f"precision@{k}"] = num_hits[:, k - 1] / k
+        metrics[f"map@{k}"] = precision_sums[:, k - 1] / num_ideal
+        metrics[f"hitrate@{k}"] = (num_hits[:, k - 1] > 0).astype(np.float64)
     return metrics

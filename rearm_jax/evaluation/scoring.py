@@ -57,6 +57,23 @@ def rank_block(scores: jax.Array | np.ndarray, block: UserBlocks, k: int) -> tup
     return jax.device_get(_rank(scores, block, k=k))
 
 
+def rank_split(
+    scores: Scores, dataset: Dataset, split: str, k: int, block_size: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The lists of a split's users, in blocks, the users, and their positives: what `split_metrics` takes.
+
+    Args:
+      scores: what is ranked; train items are left out.
+      dataset: the data.
+      split: "valid" or "test".
+      k: places in a list, at most the number of items.
+      block_size: users ranked at a time.
+    """
+    blocks, positives = blocks_and_positives(dataset, split, block_size)
+    lists = [rank_block(scores(np.asarray(block.users)), block, k)[0] for block in each_block(blocks)]
+    return np.stack(lists), np.asarray(blocks.users), positives
+
+
 def scores_metrics(
     scores: Scores, dataset: Dataset, split: str, ks: Sequence[int], block_size: int, popularity_k: int = 0
 ) -> dict[str, Any]:
@@ -71,9 +88,7 @@ def scores_metrics(
       popularity_k: where not 0, adds "test_by_popularity" (or "valid_..."), see `found_by_popularity`, of lists of this
         length, at most max(ks).
     """
-    blocks, positives = blocks_and_positives(dataset, split, block_size)
-    users = np.asarray(blocks.users)
-    lists = np.stack([rank_block(scores(np.asarray(block.users)), block, max(ks))[0] for block in each_block(blocks)])
+    lists, users, positives = rank_split(scores, dataset, split, max(ks), block_size)
     metrics = split_metrics(lists, users, positives, ks)
     named: dict[str, Any] = {f"{split}/{name}": value for name, value in metrics.items()}
     if popularity_k:

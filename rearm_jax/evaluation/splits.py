@@ -1,9 +1,19 @@
 """What the evaluation of a split needs: its users in blocks, without their train items, and their positives."""
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset, group_by_user
 from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
+
+
+def scored_splits(settings: ConfigDict) -> tuple[str, ...]:
+    """The splits that a run scores: validation, and test unless `config.evaluation.test` is off.
+
+    Args:
+      settings: `config.evaluation`.
+    """
+    return ("valid", "test") if settings.test else ("valid",)
 
 
 def blocks_and_positives(

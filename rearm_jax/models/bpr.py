@@ -16,7 +16,8 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations
 from rearm_jax.recommender.layers import id_init, xavier_normal
-from rearm_jax.recommender.ranked import L2, RANKING, Ranked, choose_l2
+from rearm_jax.recommender.ranked import L2, RANKING, RANKING_SPACE, Ranked, choose_l2
+from rearm_jax.recommender.search_space import LogUniform
 from rearm_jax.settings import NOT_NEGATIVE, POSITIVE, Setting, integer
 
 
@@ -32,6 +33,11 @@ class Model(Ranked):
         ),
         **RANKING,
         **L2,
+    }
+    search_space = {
+        "learning_rate": LogUniform(1e-4, 1e-2),
+        "loss.l2_weight": LogUniform(1e-4, 1.0),  # squared; published grids of the norm form reach 2
+        **RANKING_SPACE,
     }
 
     embedding_dim: int

@@ -14,6 +14,7 @@ from scipy.linalg import lapack
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError
 from rearm_jax.recommender.fitted import KEPT_WEIGHTS, ItemWeights, interactions
+from rearm_jax.recommender.search_space import LogUniform
 from rearm_jax.settings import POSITIVE, Setting
 
 _BLOCK_ROWS = 512
@@ -28,6 +29,7 @@ class Model(ItemWeights):
         "model.l2": Setting(200.0, POSITIVE, "lambda; the best may be anywhere from 0.5 to 2,000"),
         "model.kept_weights": KEPT_WEIGHTS,
     }
+    search_space = {"model.l2": LogUniform(0.5, 2000.0)}
 
     l2: float
 

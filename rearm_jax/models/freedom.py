@@ -35,7 +35,8 @@ from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
-from rearm_jax.recommender.ranked import RANKING, Ranked
+from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
+from rearm_jax.recommender.search_space import Choice, LogUniform
 from rearm_jax.settings import (
     FRACTION,
     MODALITY_WEIGHTS,
@@ -75,6 +76,15 @@ class Model(Ranked):
         "model.train_features": Setting(True, SWITCH, "false: the features stay those of the data"),
         "loss.modality_weight": Setting(1e-3, NOT_NEGATIVE, "of the ranking loss of each modality's features"),
         **RANKING,
+    }
+    search_space = {
+        "learning_rate": LogUniform(3e-4, 1e-2),
+        "weight_decay": LogUniform(1e-4, 1.0),  # it has no L2, which the other models are tuned by
+        "graph.item_knn_k": Choice((5, 10, 20, 40)),
+        "graph.edge_dropout": Choice((0.0, 0.5, 0.8, 0.9)),
+        "model.num_layers": Choice((1, 2, 3)),
+        "loss.modality_weight": LogUniform(1e-5, 1e-1),
+        **RANKING_SPACE,
     }
     joint_rules = (one_weight_each("graph.item_modality_weights"),)
     by_row = False

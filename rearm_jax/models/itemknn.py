@@ -15,6 +15,7 @@ import scipy.sparse
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.recommender.fitted import KEPT_WEIGHTS, ItemWeights, interactions, keep_largest
+from rearm_jax.recommender.search_space import Choice, LogUniform
 from rearm_jax.settings import NOT_NEGATIVE, Setting, integer
 
 _BYTES = 8  # of an entry: its value and its column
@@ -31,6 +32,7 @@ class Model(ItemWeights):
         "model.neighbours": Setting(0, integer(0), "k, nearest items kept of each item; 0: all", at_most="items"),
         "model.kept_weights": KEPT_WEIGHTS,
     }
+    search_space = {"model.shrink": LogUniform(1.0, 3000.0), "model.neighbours": Choice((0, 20, 50, 100, 200))}
 
     shrink: float
     neighbours: int

@@ -23,7 +23,8 @@ from rearm_jax.graphs.row_adjacency import propagate
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations
 from rearm_jax.recommender.layers import id_init, xavier_uniform
-from rearm_jax.recommender.ranked import L2, RANKING, RANKING_BEFORE, Ranked, choose_l2
+from rearm_jax.recommender.ranked import L2, RANKING, RANKING_BEFORE, RANKING_SPACE, Ranked, choose_l2
+from rearm_jax.recommender.search_space import Choice, LogUniform
 from rearm_jax.settings import NOT_NEGATIVE, POSITIVE, SWITCH, Setting, integer
 
 
@@ -46,6 +47,12 @@ class Model(Ranked):
         ),
         **RANKING,
         **L2,
+    }
+    search_space = {
+        "learning_rate": LogUniform(3e-4, 1e-2),
+        "model.num_layers": Choice((1, 2, 3, 4)),
+        "loss.l2_weight": LogUniform(1e-4, 1.0),
+        **RANKING_SPACE,
     }
     added_later = {
         "model.init_scale": 0.1,

@@ -3,7 +3,7 @@
 A model is a file or folder in rearm_jax/models/ with one subclass of `Recommender`, called `Model`. It says
 
 - its `title`, and its `settings`, by dotted name; a field of the class whose name is a setting's last word is filled
-  with that setting;
+  with that setting; its `search_space`, the ranges in which good ones are looked for;
 - `relations`: the graphs and frozen tables that it reads, by name; what nobody asks for is not built;
 - `initial_params`, and by `decays` which of them weight decay spares;
 - its forward pass, `__call__`, which gives `Representations`;
@@ -25,6 +25,7 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.graphs.row_adjacency import RowAdjacency
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
+from rearm_jax.recommender.search_space import SearchSpace
 from rearm_jax.settings import JointRule, Setting
 
 # Name -> a graph, or a table (its name ends in `_table`) float32 (num_users, w) or (num_items, w). Names begin with the
@@ -69,6 +70,8 @@ class Declaration:
     title: ClassVar[str]  # for people, such as "LightGCN"
     settings: ClassVar[Mapping[str, Setting]] = {}
     joint_rules: ClassVar[Sequence[JointRule]] = ()
+    # Where good settings are looked for (`search_list`); nothing is searched unless the model says so.
+    search_space: ClassVar[SearchSpace] = {}
     # Settings that runs of earlier versions lack, with the values that mean what those versions did.
     added_later: ClassVar[Mapping[str, Any]] = {}
     by_row: ClassVar[bool] = True  # whether its tables can be cut by row over the devices

@@ -8,6 +8,7 @@ import jax
 from rearm_jax.parallel.rows import Shard
 from rearm_jax.recommender.contract import Batch, Recommender
 from rearm_jax.recommender.objectives import bpr_share, l2_norm_share, l2_share, softmax_share
+from rearm_jax.recommender.search_space import Choice, LogUniform, SearchSpace
 from rearm_jax.settings import NOT_NEGATIVE, POSITIVE, Setting, choice, integer
 
 RANKING: Mapping[str, Setting] = {
@@ -17,6 +18,11 @@ RANKING: Mapping[str, Setting] = {
     "loss.num_negatives": Setting(1024, integer(1), "softmax: negatives that the rows of a batch share, uniform"),
     "loss.similarity": Setting("cosine", choice("cosine", "dot"), "softmax: of a user and an item, in training"),
     "loss.ranking_temperature": Setting(0.2, POSITIVE, "softmax: divides the similarities"),
+}
+# Every learned model has the choice, so that none wins by the loss alone.
+RANKING_SPACE: SearchSpace = {
+    "loss.ranking": Choice(("bpr", "softmax")),
+    "loss.ranking_temperature": LogUniform(0.05, 0.5),
 }
 L2: Mapping[str, Setting] = {
     "loss.l2_weight": Setting(1e-2, NOT_NEGATIVE, "of the L2 part, over the batch's ID embeddings"),

@@ -9,7 +9,7 @@ import numpy as np
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.ranking import UserBlocks
-from rearm_jax.evaluation.splits import blocks_and_positives
+from rearm_jax.evaluation.splits import blocks_and_positives, scored_splits
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.training.placement import Placement
@@ -38,7 +38,7 @@ class Evaluator:
         self._ks = tuple(settings.ks)
         self._k = int(settings.metric.split("@")[1])  # of the lists that are looked at by popularity
         self._splits = {}
-        for split in ("valid", "test"):
+        for split in scored_splits(settings):
             blocks, positives = blocks_and_positives(
                 experiment.dataset, split, settings.block_size, placement.num_block_shares
             )
@@ -51,7 +51,7 @@ class Evaluator:
 
         Args:
           params: the model's parameters.
-          split: "valid" or "test".
+          split: "valid" or "test", one of `scored_splits`.
           by_popularity: adds "test_by_popularity", see `found_by_popularity`, at the cut-off of evaluation.metric.
         """
         blocks, users, positives = self._splits[split]

@@ -16,6 +16,7 @@ from absl import logging
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import CheckpointError, NonFiniteError
 from rearm_jax.evaluation.scoring import scores_metrics
+from rearm_jax.evaluation.splits import scored_splits
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.fitted import Fitted, Params, scores_of
 from rearm_jax.training.checkpoint import Checkpoints
@@ -63,7 +64,8 @@ def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = No
                 lock.check()
             progress.observe(metrics[f"valid/{config.evaluation.metric}"])
             save_fit(checkpoints, params, dataclasses.asdict(progress), progress.best_value)
-        metrics |= _metrics(experiment, params, "test", by_popularity=True)
+        if config.evaluation.test:
+            metrics |= _metrics(experiment, params, "test", by_popularity=True)
     result = metrics | describe_run(experiment, progress) | {"best_step": STEP, "steps": STEP}
     if is_first():
         write_result(workdir, result)
@@ -71,9 +73,12 @@ def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = No
 
 
 def evaluate_fitted(experiment: Experiment, workdir: str) -> dict[str, float]:
-    """Metrics on validation and test of the fit in a run folder. Raises as `saved_fit`."""
+    """Metrics of the fit in a run folder, on validation, and on test where the run scores it. Raises as `saved_fit`."""
     params, _ = saved_fit(workdir, experiment.dataset)
-    return _metrics(experiment, params, "valid") | _metrics(experiment, params, "test")
+    metrics: dict[str, float] = {}
+    for split in scored_splits(experiment.config.evaluation):
+        metrics |= _metrics(experiment, params, split)
+    return metrics
 
 
 def fit(model: Fitted, dataset: Dataset) -> dict[str, np.ndarray]:

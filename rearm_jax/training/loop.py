@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.scoring import dot_products
+from rearm_jax.evaluation.splits import scored_splits
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
@@ -107,7 +108,9 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
                 scores = dot_products(*placement.representations(params, inputs))
                 result = weigh_residual(experiment, workdir, best_step, scores)
             else:
-                result = evaluate(params, "valid") | evaluate(params, "test", by_popularity=True)
+                result = evaluate(params, "valid")
+                if config.evaluation.test:
+                    result |= evaluate(params, "test", by_popularity=True)
             result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
@@ -115,7 +118,7 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
 
 
 def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
-    """Metrics on validation and test of a run's best checkpoint; reads the parameters alone.
+    """Metrics on validation, and on test where the run scores it, of the best checkpoint; reads the parameters alone.
 
     Raises:
       CheckpointError: there is no evaluated checkpoint, it belongs to other data, or the run has a residual and has not
@@ -131,7 +134,10 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
         residual = saved_residual(experiment, workdir, step)
         return residual_metrics(experiment, residual, dot_products(*placement.representations(params, inputs)))
     evaluate = Evaluator(placement, inputs)
-    return evaluate(params, "valid") | evaluate(params, "test")
+    metrics: dict[str, float] = {}
+    for split in scored_splits(experiment.config.evaluation):
+        metrics |= evaluate(params, split)
+    return metrics
 
 
 def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:

@@ -13,6 +13,8 @@ ENOUGH_POSITIVES = 200  # test interactions of a group of items, from which on f
 def table(result: Mapping, metric: str) -> str:
     """The metric that chose the checkpoint and three more on test, beside the yardsticks; result.json has the rest.
 
+    Where test was not scored, the three are on validation.
+
     Args:
       result: content of result.json.
       metric: `config.evaluation.metric`.
@@ -21,9 +23,11 @@ def table(result: Mapping, metric: str) -> str:
     epochs = f"best epoch {result['best_epoch']} of {result['epochs']}, " if result["epochs"] else ""
     residual = result.get("residual")
     beside = f"; residual {residual['model']}, weight {residual['weight']:g}" if residual else ""
-    lines = [f"{epochs}{result['seconds']:.0f} s{beside}"]
+    unscored = "" if _last_split(result) == "test" else "; test was not scored (config.evaluation.test is off)"
+    lines = [f"{epochs}{result['seconds']:.0f} s{beside}{unscored}"]
     lines.append(f"{'':24}" + "".join(f"{name:>14}" for name in columns))
-    for key in (f"valid/{metric}", *(f"test/{name}" for name in headline_metrics(metric))):
+    keys = [f"valid/{metric}", *(f"{_last_split(result)}/{name}" for name in headline_metrics(metric))]
+    for key in dict.fromkeys(keys):
         lines.append(f"{key:24}" + "".join(f"{values[key]:14.4f}" for values in columns.values()))
     return "\n".join(lines)
 
@@ -41,7 +45,7 @@ def weaknesses(result: Mapping, metric: str) -> list[str]:
     Args: as `table`.
     """
     found = []
-    key = f"test/{metric}"
+    key = f"{_last_split(result)}/{metric}"
     model, popular = result[key], result["yardsticks"]["most_popular"][key]
     if model <= popular and not result["epochs"] and result["model"] != "popular":
         found.append(
@@ -91,6 +95,11 @@ def next_commands(program: str, workdir: str, user_ids: Iterable) -> str:
     lines = [shlex.join(["--mode", mode, *folder, *more]) for mode, *more in (["evaluate"], recommend)]
     lines += [shlex.join(["--mode", mode, *folder]) for mode in ("export", "visualize")]
     return "\n".join(["next:", *(f"  {program} {line}" for line in lines)])
+
+
+def _last_split(result: Mapping) -> str:
+    # Earlier versions always scored test, and did not say so.
+    return "test" if result.get("test_scored", True) else "valid"
 
 
 def _longer(result: Mapping) -> str:

@@ -13,6 +13,7 @@ from absl import logging
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.scoring import Scores, metrics_by_weight, scores_metrics, with_residual
+from rearm_jax.evaluation.splits import scored_splits
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.fitted import Fitted, Params, scores_of
 from rearm_jax.training.checkpoint import Checkpoints, checkpoint_directory
@@ -47,7 +48,8 @@ def fit_residual(experiment: Experiment, workdir: str) -> None:
 
 
 def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores: Scores) -> dict[str, Any]:
-    """Chooses the weight by evaluation.metric on validation, the first of equals, keeps it, and scores test with it.
+    """Chooses the weight by evaluation.metric on validation, the first of equals, keeps it, and scores test with it if
+    config.evaluation.test is on.
 
     Args:
       experiment: of the run.
@@ -56,7 +58,8 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
       scores: of the learned model.
 
     Returns:
-      The metrics of both splits, and "residual": the model, the weight, and validation with every weight.
+      The metrics of the splits that the run scores, and "residual": the model, the weight, and validation with every
+      weight.
     """
     config, dataset, model = experiment.config, experiment.dataset, _model(experiment)
     weights, ks = [float(weight) for weight in config.residual.weights], tuple(config.evaluation.ks)
@@ -73,10 +76,13 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
         save_fit(checkpoints, params, facts, values[best])
     logging.info("residual %s: weight %g, %s %.4f", model.title, residual.weight, name, values[best])
     popularity_k = int(config.evaluation.metric.split("@")[1])
-    test = scores_metrics(residual.join(scores, dataset), dataset, "test", ks, block_size, popularity_k)
+    metrics: dict[str, Any] = dict(valid[best])
+    if config.evaluation.test:
+        joined = residual.join(scores, dataset)
+        metrics |= scores_metrics(joined, dataset, "test", ks, block_size, popularity_k)
     by_weight = {str(weight): value for weight, value in zip(weights, values, strict=True)}
     about = {"model": config.residual.model, "weight": residual.weight, name: by_weight}
-    return valid[best] | test | {"residual": about}
+    return metrics | {"residual": about}
 
 
 def saved_residual(experiment: Experiment, workdir: str, best_step: int) -> Residual:
@@ -98,11 +104,13 @@ def saved_residual(experiment: Experiment, workdir: str, best_step: int) -> Resi
 
 
 def residual_metrics(experiment: Experiment, residual: Residual, scores: Scores) -> dict[str, float]:
-    """Metrics on validation and test of both scores."""
+    """Metrics of both scores, on validation, and on test where the run scores it."""
     settings, dataset = experiment.config.evaluation, experiment.dataset
     joined, ks = residual.join(scores, dataset), tuple(settings.ks)
-    valid, test = (scores_metrics(joined, dataset, split, ks, settings.block_size) for split in ("valid", "test"))
-    return valid | test
+    metrics: dict[str, float] = {}
+    for split in scored_splits(settings):
+        metrics |= scores_metrics(joined, dataset, split, ks, settings.block_size)
+    return metrics
 
 
 def _data_facts(dataset: Dataset) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import jax
 
 from rearm_jax.evaluation.baselines import most_popular_metrics, random_metrics
+from rearm_jax.evaluation.splits import scored_splits
 from rearm_jax.experiment import Experiment
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.writer import versions
@@ -14,7 +15,7 @@ def describe_run(experiment: Experiment, progress: Progress) -> dict:
     ks = tuple(config.evaluation.ks)
     yardsticks: dict[str, dict[str, float]] = {}
     for name, metrics in (("most_popular", most_popular_metrics), ("random", random_metrics)):
-        for split in ("valid", "test"):
+        for split in scored_splits(config.evaluation):
             values = metrics(dataset, split, ks, block_size=config.evaluation.block_size)
             yardsticks.setdefault(name, {}).update({f"{split}/{key}": value for key, value in values.items()})
     return {
@@ -30,4 +31,5 @@ def describe_run(experiment: Experiment, progress: Progress) -> dict:
         "devices": [device.device_kind for device in jax.devices()],
         "versions": versions(),
         "yardsticks": yardsticks,
+        "test_scored": config.evaluation.test,
     }

@@ -21,7 +21,7 @@ from rearm_jax.losses import normalize_rows, orthogonal_loss
 from rearm_jax.models.rearm.attention import ScalarAttention
 from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.models.rearm.relations import build_relations
-from rearm_jax.models.rearm.settings import ADDED_LATER, JOINT_RULES, SETTINGS
+from rearm_jax.models.rearm.settings import ADDED_LATER, JOINT_RULES, SEARCH_SPACE, SETTINGS
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations
 from rearm_jax.recommender.layers import torch_linear, xavier_normal
@@ -40,6 +40,7 @@ class Model(Ranked):
 
     title = "REARM"
     settings = SETTINGS
+    search_space = SEARCH_SPACE
     joint_rules = JOINT_RULES
     added_later = ADDED_LATER
     leaking_negatives = True

@@ -1,6 +1,7 @@
 """REARM's settings. The defaults are the paper's for Baby, but for the modality weights."""
 
-from rearm_jax.recommender.ranked import RANKING, RANKING_BEFORE
+from rearm_jax.recommender.ranked import RANKING, RANKING_BEFORE, RANKING_SPACE
+from rearm_jax.recommender.search_space import Choice, LogUniform, Uniform
 from rearm_jax.settings import (
     FRACTION,
     MODALITY_WEIGHTS,
@@ -75,6 +76,22 @@ SETTINGS = {
     "loss.l2_weight": Setting(
         0.0, NOT_NEGATIVE, "half the squared norm of the batch's ID embeddings, mean over the batch"
     ),
+}
+SEARCH_SPACE = {
+    "learning_rate": LogUniform(1e-4, 5e-3),
+    "weight_decay": LogUniform(1e-3, 3.0),
+    "graph.user_knn_k": Choice((10, 20, 40)),
+    "graph.item_knn_k": Choice((5, 10, 20, 40)),
+    "graph.user_cooccurrence_weight": Uniform(0.0, 1.0),
+    "graph.item_cooccurrence_weight": Uniform(0.0, 1.0),
+    "model.num_layers": Choice((1, 2, 3, 4)),
+    "model.self_dropout": Uniform(0.0, 0.7),
+    "model.cross_dropout": Uniform(0.0, 0.7),
+    "loss.contrastive_weight": LogUniform(1e-6, 1e-1),
+    "loss.temperature": LogUniform(0.1, 1.0),
+    "loss.orthogonal_weight": LogUniform(1e-5, 1e-3),
+    "loss.l2_weight": LogUniform(1e-2, 10.0),
+    **RANKING_SPACE,
 }
 JOINT_RULES = (
     one_weight_each("graph.user_modality_weights"),
