@@ -25,13 +25,14 @@ MODULES = (  # whose flags may be named without a command around them
     "rearm_jax.data.prepare",
     "rearm_jax.data.download",
     "rearm_jax.inference.convert",
+    "benchmarks.compile_for",
 )
 PARSERS = {  # module and function that define the flags of a command, where that is another module
     "rearm_jax.data.prepare": ("rearm_jax.data.options", "prepare_parser"),
     "rearm_jax.data.download": ("rearm_jax.data.options", "download_parser"),
 }
 FOREIGN_MODULES = ("mkdocs", "pip", "pytest", "venv")
-FOREIGN_FLAGS = {"--xla_gpu_deterministic_ops", "--xla_gpu_autotune_level"}
+FOREIGN_FLAGS = {"--xla_dump_to", "--xla_gpu_deterministic_ops", "--xla_gpu_autotune_level"}
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "launch", "rearm_jax", "tests")
 CODE_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 INLINE_CODE = re.compile(r"`([^`\n]+)`")
