@@ -11,9 +11,10 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.machine import describe
+from benchmarks.machine import headline
 from benchmarks.problem import PRESETS, make_baseline_problem
 from benchmarks.run import Side
 
@@ -44,28 +45,32 @@ def compare(model: str, preset: str, data: Path, rounds: int, parts: tuple[str, 
       rounds: measurements of each part, after a warm-up.
       parts: of PARTS, those to measure.
     """
-    measured: dict[str, list[tuple]] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         make_baseline_problem(model, preset, data, Path(folder))
         sides = []
         for name in SIDES:
             sides.append(Side(name, Path(folder), {}))
             stack.callback(sides[-1].close)
-        for part in (part for part in parts if part in sides[0].parts):
-            print(f"  {model}, {preset}: {part}", file=sys.stderr, flush=True)
-            for turn in range(rounds + 1):
-                order = sides if turn % 2 else sides[::-1]
-                seconds = {side.name: side.ask(run=part)["seconds"] for side in order}
-                if turn:  # the first is the warm-up
-                    measured.setdefault(part, []).append(tuple(seconds[name] for name in SIDES))
-            for side in sides:
-                side.ask(drop=part)
+        return in_turns(sides, [part for part in parts if part in sides[0].parts], rounds)
+
+
+def in_turns(sides: Sequence[Side], parts: Sequence[str], rounds: int) -> dict[str, list[tuple]]:
+    """Part -> for each round the seconds of each side, which go A B, B A, A B, ... after a round to warm up."""
+    measured: dict[str, list[tuple]] = {part: [] for part in parts}
+    for part in parts:
+        print(f"  {part}", file=sys.stderr, flush=True)
+        for turn in range(rounds + 1):
+            seconds = {side: side.ask(run=part)["seconds"] for side in (sides if turn % 2 else sides[::-1])}
+            if turn:
+                measured[part].append(tuple(seconds[side] for side in sides))
+        for side in sides:
+            side.ask(drop=part)
     return measured
 
 
-def markdown(measured: dict[str, list[tuple]]) -> str:
-    """The table of what `compare` gives."""
-    lines = ["| | rearm_jax | PyTorch | ratio |", "|---|---|---|---|"]
+def markdown(measured: dict[str, list[tuple]], sides: tuple[str, str] = ("rearm_jax", "PyTorch")) -> str:
+    """The table of what `in_turns` gives of two sides; a ratio is of the second to the first."""
+    lines = [f"| | {' | '.join(sides)} | ratio |", "|---|---|---|---|"]
     for part, rounds in measured.items():
         ours, theirs = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
         ratios = [torch / jax for jax, torch in rounds]
@@ -91,9 +96,7 @@ def main() -> None:
         if not (arguments.data / preset / "train.npy").exists():
             parser.error(f"{arguments.data / preset} holds no train.npy: name the folder of the data sets with --data")
     os.environ["JAX_PLATFORMS"] = arguments.device
-    machine = describe()
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; {versions}")
+    print(headline())
     for model in arguments.model or MODELS:
         for preset in presets:
             measured = compare(model, preset, arguments.data, arguments.rounds, tuple(arguments.part or PARTS))

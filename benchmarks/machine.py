@@ -25,6 +25,13 @@ def describe() -> dict:
     }
 
 
+def headline() -> str:
+    """What `describe` says, as a line."""
+    machine = describe()
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; {versions}"
+
+
 def measure_floors() -> dict[str, float]:
     """{"copy_bytes_per_s", "matmul_flops_per_s"}, float32, best of a few on the default device.
 

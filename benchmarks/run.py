@@ -51,12 +51,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Side:
-    """A worker process (benchmarks/worker.py) and its parts."""
+    """A worker process (benchmarks/worker.py) and its parts; `checkout` is the one that it is started in."""
 
-    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]):
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str], checkout: Path | None = None):
         command = [sys.executable, "-m", "benchmarks.worker", name, str(folder)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            cwd=checkout,
         )
         self.name = name
         self.parts = self._read()["parts"]
