@@ -164,7 +164,7 @@ BAD = {
     "loss.ranking": ("", "BPR", "hinge", None, 1),
     "loss.similarity": ("", "Dot", "euclid", None, 1),
     "matmul_precision": ("", "HIGHEST", "float32", None, 1),
-    "data.download": (0, 1, "true", None),
+    **dict.fromkeys(("data.download", "evaluation.test"), (0, 1, "true", None)),
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
     **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
     **dict.fromkeys(
