@@ -39,7 +39,8 @@ def make_graphs(user_item, user_user, item_item, device: str = "cpu") -> TorchGr
 
 def csr_tensor(graph: scipy.sparse.csr_array, device: str = "cpu") -> torch.Tensor:
     """A scipy csr_array of float32 on `device`."""
-    parts = (torch.from_numpy(part) for part in (graph.indptr, graph.indices, graph.data))
+    # What jax gave may not be written to; torch wants to be able to.
+    parts = (torch.from_numpy(np.require(part, requirements="W")) for part in (graph.indptr, graph.indices, graph.data))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(*parts, size=graph.shape, device=device, check_invariants=False)
