@@ -27,7 +27,7 @@ OF_CONTRIBUTORS = {"Recommender", "register"}  # shown in CONTRIBUTING.md
 
 
 @pytest.fixture(scope="module")
-def readme(tmp_path_factory, optimised):
+def readme(tmp_path_factory):
     """(folder, names) after the README's Python has run there, with the folder of data that it reads."""
     folder = tmp_path_factory.mktemp("readme")
     data = make_synthetic(60, 50, 8, 6, seed=0, modalities=("image", "text"))
