@@ -94,7 +94,7 @@ def abstract_experiment(config: ConfigDict, sizes: Sizes) -> Experiment:
     dataset = Dataset(train, train[:1], train[:1], sizes.users, sizes.items, features, "", "", labels)
     model = REARM.make(config, dataset)
     graphs = {name: _graph(nodes, entries, kinds) for name, nodes, entries, kinds in _graphs(sizes)}
-    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(train), model))
+    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(train)))
 
 
 def placed_inputs(placement: Placement, sizes: Sizes, filled: float) -> Inputs:

@@ -35,9 +35,9 @@ from benchmarks.absent_devices import TOPOLOGIES, absent_devices
 from benchmarks.compiled_text import Counts, count
 from benchmarks.devices import predict_traffic
 from rearm_jax.parallel.mesh import replicated
-from rearm_jax.training.evaluator import ranking
+from rearm_jax.training.evaluator import rank_blocks
 from rearm_jax.training.placement import Placement, place
-from rearm_jax.training.step import draw_epoch, train_steps
+from rearm_jax.training.step import draw_epoch, steps_with_rates
 
 PROGRAMS = ("steps", "rank", "order")
 
@@ -65,16 +65,20 @@ def lower(placement: Placement, sizes: Sizes, program: str, filled: float) -> ja
     experiment, whole = placement.experiment, replicated(placement.devices)
     config, state, inputs = experiment.config, placement.like(), placed_inputs(placement, sizes, filled)
 
+    model, rates = experiment.split_rates()
+    rates = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype, sharding=whole), rates)
+
     def integers(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.int32, sharding=whole)
 
     if program == "steps":
-        steps = functools.partial(train_steps, experiment.model, experiment.tx, config.batch_size)
-        args = state, inputs, placed_sampler(placement, sizes), integers(sizes.interactions), integers()
+        steps = functools.partial(steps_with_rates, model, experiment.optimizer, config.batch_size)
+        args = state, inputs, placed_sampler(placement, sizes), integers(sizes.interactions), integers(), rates
         return placement.lower(steps, args, donate=True)
     if program == "rank":
-        return placement.lower(ranking(placement), (state.params, inputs, placed_blocks(placement, sizes)))
-    draw = functools.partial(draw_epoch, experiment.model, sizes.interactions, config.batch_size)
+        rank = functools.partial(rank_blocks, model, placement.rank, max(config.evaluation.ks))
+        return placement.lower(rank, (state.params, inputs, placed_blocks(placement, sizes), rates["model"]))
+    draw = functools.partial(draw_epoch, model, sizes.interactions, config.batch_size)
     return placement.lower(draw, (state, inputs))
 
 

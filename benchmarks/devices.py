@@ -63,7 +63,7 @@ def random_experiment(num_users: int, num_items: int) -> Experiment:
         "item_item": _random_graph(random, "item", num_items, 2 * config.graph.item_knn_k),
     }
     model = REARM.make(config, dataset)
-    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(dataset.train), model))
+    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(dataset.train)))
 
 
 def compile_step(placement: RowPlacement) -> tuple[jax.stages.Compiled, tuple]:

@@ -135,7 +135,7 @@ def _experiment(dataset: Dataset, folder: Path) -> Experiment:
         "item_item": homogeneous("items", dataset.num_items, config.graph.item_cooccurrence_weight),
     }
     model = REARM.make(config, dataset)
-    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(dataset.train), model))
+    return Experiment(config, dataset, graphs, model, make_optimizer(config, len(dataset.train)))
 
 
 def _timed(function: Callable) -> tuple[object, dict[str, float]]:

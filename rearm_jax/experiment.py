@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.recommender.contract import Inputs, Recommender
+from rearm_jax.recommender.contract import Inputs, Recommender, drawn_params
 from rearm_jax.recommender.fitted import Fitted
 
 
@@ -29,8 +30,19 @@ class Experiment:
     dataset: Dataset
     inputs: Inputs  # empty for a fitted model
     model: Any  # a Recommender, or a Fitted
-    tx: Any  # optax.GradientTransformationExtraArgs; None for a fitted model
+    optimizer: "Optimizer | None"  # None for a fitted model
     residual: Fitted | None = None  # stands beside a Recommender
+
+    @property
+    def tx(self) -> optax.GradientTransformationExtraArgs:
+        """The optimiser with its rates."""
+        return cast(Optimizer, self.optimizer).transformation(self.model, optimizer_rates(self.config))
+
+    def split_rates(self) -> tuple[Recommender, dict[str, dict[str, Any]]]:
+        """The model without its rates, and the rates of model and optimiser: what the compiled programs of training and
+        evaluation take as arguments, so that runs that differ in nothing else share them."""
+        model, rates = self.model.split_rates()
+        return model, {"model": rates, "optimizer": optimizer_rates(self.config)}
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -57,44 +69,71 @@ def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
         dataset=dataset,
         inputs=kind.relations(dataset, config),
         model=model,
-        tx=make_optimizer(config, len(dataset.train), model) if isinstance(model, Recommender) else None,
+        optimizer=make_optimizer(config, len(dataset.train)) if isinstance(model, Recommender) else None,
         residual=cast(type[Fitted], models.find(residual)).make(config, dataset, "residual") if residual else None,
     )
 
 
-def make_optimizer(
-    config: ConfigDict, num_interactions: int, model: Recommender
-) -> optax.GradientTransformationExtraArgs:
-    """AdamW (Loshchilov & Hutter, ICLR 2019) with PyTorch's defaults, after the optional clipping of the gradient.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov & Hutter, ICLR 2019) with PyTorch's defaults, after the optional clipping of the gradient: all
+    of it but its rates. Equal ones make one program."""
+
+    schedule: str  # config.schedule.name
+    warmup_steps: int
+    decay_steps: int  # the warm-up among them
+    clips: bool
+
+    def transformation(self, model: Recommender, rates: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
+        """The optimiser.
+
+        Args:
+          model: says which parameters do not decay.
+          rates: of `optimizer_rates`, numbers or scalars of a program that is being traced.
+
+        Returns:
+          A transformation whose update also takes `grad_norm`, the norm of all gradients, float32 (): a device that
+          holds only some rows of the tables cannot compute it. Without it, the gradients given are taken for all.
+        """
+        rate: Any = rates["learning_rate"]
+        if self.schedule == "cosine":  # optax.warmup_cosine_decay_schedule, which compares the rate with 0
+            cosine = optax.cosine_decay_schedule(rate, self.decay_steps - self.warmup_steps)
+            warmup = optax.linear_schedule(0.0 if self.warmup_steps else rate, rate, self.warmup_steps)
+            rate = optax.join_schedules([warmup, cosine], [self.warmup_steps])
+        elif self.warmup_steps:
+            rate = optax.linear_schedule(0.0, rate, self.warmup_steps)
+
+        def decayed(params: dict) -> dict:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: model.decays(tuple(key.key for key in path)), params
+            )
+
+        adamw = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=rates["weight_decay"], mask=decayed)
+        if self.clips:
+            return optax.chain(_clip_by_norm(rates["max_norm"]), adamw)
+        return optax.with_extra_args_support(adamw)
+
+
+def make_optimizer(config: ConfigDict, num_interactions: int) -> Optimizer:
+    """The optimiser that a config describes.
 
     Args:
       config: the whole config.
       num_interactions: in train; the schedule counts epochs.
-      model: says which parameters do not decay.
-
-    Returns:
-      A transformation whose update also takes `grad_norm`, the norm of all gradients, float32 (): a device that holds
-      only some rows of the tables cannot compute it. Without it, the gradients given are taken for all.
     """
-    epoch = -(-num_interactions // config.batch_size)
-    schedule = config.schedule
-    rate = config.learning_rate
-    warmup = schedule.warmup_epochs * epoch
-    if schedule.name == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0 if warmup else rate, rate, warmup, schedule.decay_epochs * epoch)
-    elif warmup:
-        rate = optax.linear_schedule(0.0, rate, warmup)
-
-    def decayed(params: dict) -> dict:
-        return jax.tree_util.tree_map_with_path(lambda path, _: model.decays(tuple(key.key for key in path)), params)
-
-    adamw = optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=config.weight_decay, mask=decayed)
-    if config.gradient_clip_norm:
-        return optax.chain(_clip_by_norm(config.gradient_clip_norm), adamw)
-    return optax.with_extra_args_support(adamw)
+    epoch, schedule = -(-num_interactions // config.batch_size), config.schedule
+    return Optimizer(
+        schedule.name, schedule.warmup_epochs * epoch, schedule.decay_epochs * epoch, config.gradient_clip_norm > 0
+    )
 
 
-def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
+def optimizer_rates(config: ConfigDict) -> dict[str, np.float32]:
+    """The optimiser's rates, float32 ()."""
+    named = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    return {name: np.float32(rate) for name, rate in (named | {"max_norm": config.gradient_clip_norm}).items()}
+
+
+def _clip_by_norm(max_norm: Any) -> optax.GradientTransformationExtraArgs:
     """optax.clip_by_global_norm (and its state), but for the norm that may be given."""
 
     def update(
@@ -106,12 +145,12 @@ def _clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def in_precision(config: ConfigDict, fn: Callable) -> Callable:
-    """fn, every product of which asks for config.matmul_precision when it is traced."""
+def in_precision(precision: str, fn: Callable) -> Callable:
+    """fn, every product of which asks for `precision`, of config.matmul_precision, when it is traced."""
 
     @functools.wraps(fn)
     def traced(*args: Any) -> Any:
-        with jax.default_matmul_precision(config.matmul_precision):
+        with jax.default_matmul_precision(precision):
             return fn(*args)
 
     return traced
@@ -129,9 +168,8 @@ def init_params(experiment: Experiment) -> dict:
 
 def abstract_params(experiment: Experiment) -> dict:
     """Shapes and dtypes of the parameters, without making them."""
-    return jax.eval_shape(
-        lambda key, inputs: experiment.model.init(key, inputs)["params"], jax.random.key(0), experiment.inputs
-    )
+    model, _ = experiment.model.split_rates()
+    return jax.eval_shape(functools.partial(drawn_params, model), jax.random.key(0), experiment.inputs)
 
 
 def load_data(data: ConfigDict) -> Dataset:

@@ -58,7 +58,7 @@ def contrastive_loss(
     targets: jax.Array,
     weights: jax.Array,
     candidate_mask: jax.Array,
-    temperature: float,
+    temperature: jax.Array | float,
     block_size: int = 256,
 ) -> jax.Array:
     """InfoNCE (van den Oord et al., 2018) between two views of the same nodes, REARM's contrastive loss.
@@ -73,7 +73,7 @@ def contrastive_loss(
       targets: int (a,), for each anchor the row of `candidates` that is the same node.
       weights: float (a,), 0 for anchors that do not count; they add up to 1 for a mean.
       candidate_mask: bool (c,), False for candidates that do not count (repeated nodes, padding).
-      temperature: t, positive.
+      temperature: t, positive; no gradient flows into it.
       block_size: anchors in a block.
 
     Raises:
@@ -91,18 +91,18 @@ def contrastive_loss(
     # Anchors that count are brought to the front, so that blocks of the others are not computed at all.
     chosen = jnp.nonzero(weights > 0, size=len(anchors), fill_value=len(anchors))[0]
     anchors, targets, weights = (x.at[chosen].get(mode="fill", fill_value=0) for x in (anchors, targets, weights))
-    positives = jnp.sum(anchors * candidates[targets], axis=1) / temperature
+    positives = jnp.sum(anchors * candidates[targets], axis=1) * (1 / temperature)
     log_totals = _weighted_log_totals(anchors, candidates, weights, candidate_mask, temperature, block_size)
     return log_totals - jnp.sum(weights * positives)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _weighted_log_totals(
     anchors: jax.Array,
     candidates: jax.Array,
     weights: jax.Array,
     candidate_mask: jax.Array,
-    temperature: float,
+    temperature: jax.Array | float,
     block_size: int,
 ) -> jax.Array:
     """sum_i weights_i log sum_j exp(anchors_i candidates_j / t); anchors of weight 0 come last."""
@@ -114,7 +114,7 @@ def _log_totals_forward(
     candidates: jax.Array,
     weights: jax.Array,
     candidate_mask: jax.Array,
-    temperature: float,
+    temperature: jax.Array | float,
     block_size: int,
 ) -> tuple[jax.Array, _Gradients]:
     # The gradient is made here, while a block's probabilities are at hand, and only scaled in the backward pass.
@@ -127,7 +127,7 @@ def _log_totals_forward(
         loss, d_anchors, d_candidates = carry
         rows = jax.lax.dynamic_slice_in_dim(anchors, block * block_size, block_size)
         row_weights = jax.lax.dynamic_slice_in_dim(weights, block * block_size, block_size)
-        logits = jnp.where(candidate_mask, rows @ candidates.T / temperature, -jnp.inf)
+        logits = jnp.where(candidate_mask, rows @ candidates.T * (1 / temperature), -jnp.inf)
         highest = jnp.max(logits, axis=1)
         exponentials = jnp.exp(logits - highest[:, None])
         totals = jnp.sum(exponentials, axis=1)
@@ -143,10 +143,10 @@ def _log_totals_forward(
 
 
 def _log_totals_backward(
-    temperature: float, block_size: int, residuals: _Gradients, g: jax.Array
-) -> tuple[jax.Array, jax.Array, None, None]:
+    block_size: int, residuals: _Gradients, g: jax.Array
+) -> tuple[jax.Array, jax.Array, None, None, None]:
     d_anchors, d_candidates = residuals
-    return g * d_anchors, g * d_candidates, None, None
+    return g * d_anchors, g * d_candidates, None, None, None
 
 
 _weighted_log_totals.defvjp(_log_totals_forward, _log_totals_backward)

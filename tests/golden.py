@@ -25,7 +25,7 @@ from rearm_jax import default
 from rearm_jax.data.dataset import Dataset, group_by_user, make_dataset
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
-from rearm_jax.experiment import make_optimizer
+from rearm_jax.experiment import make_optimizer, optimizer_rates
 from rearm_jax.graphs import relations
 from rearm_jax.graphs.adjacency import make_adjacency
 from rearm_jax.models.rearm import REARM
@@ -112,7 +112,7 @@ def _without_dropout(model):
 
 def _train(config, model, params, graphs, batches, num_interactions):
     """(losses (batches, 4), state after one step a batch, gradient of the first batch)."""
-    tx = make_optimizer(config, num_interactions, model)
+    tx = make_optimizer(config, num_interactions).transformation(model, optimizer_rates(config))
     state = TrainState(params, tx.init(params), jnp.int32(0), jax.random.key_data(jax.random.key(0)))
     share = functools.partial(loss_share, model)
     gradient = jax.jit(jax.grad(lambda p, batch: share(p, graphs, batch, jax.random.key(0), ALONE)[0]))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rearm_jax.models.rearm import attention
-from rearm_jax.models.rearm.attention import ScalarAttention, dropout_mask, scalar_attention
+from rearm_jax.models.rearm.attention import DropRate, ScalarAttention, dropout_mask, scalar_attention
 
 SEED = jnp.uint32(11)
-jitted_mask = jax.jit(dropout_mask, static_argnums=(2, 3))
+jitted_mask = jax.jit(dropout_mask, static_argnums=2)
 
 
 def dense_attention(q, k, v, mask, rate):
@@ -35,7 +35,7 @@ def random_inputs(n, d, seed=0, count=3):
 
 
 def mask_of(n, d, rate, seed=SEED):
-    return np.asarray(jitted_mask(seed, jnp.arange(n, dtype=jnp.uint32), d, rate))
+    return np.asarray(jitted_mask(seed, jnp.arange(n, dtype=jnp.uint32), d, DropRate.of(rate)))
 
 
 def z_of_correlation(x, y):
@@ -187,10 +187,11 @@ def test_mask_has_no_parity_over_rectangles():
 
 def test_mask_is_deterministic_and_belongs_to_the_node():
     nodes = jnp.arange(50, dtype=jnp.uint32)
-    whole = dropout_mask(SEED, nodes, 8, 0.5)
-    np.testing.assert_array_equal(whole, jitted_mask(SEED, nodes, 8, 0.5))
-    np.testing.assert_array_equal(whole[17:23], dropout_mask(SEED, nodes[17:23], 8, 0.5))
-    assert (whole != dropout_mask(SEED + 1, nodes, 8, 0.5)).any()
+    half = DropRate.of(0.5)
+    whole = dropout_mask(SEED, nodes, 8, half)
+    np.testing.assert_array_equal(whole, jitted_mask(SEED, nodes, 8, half))
+    np.testing.assert_array_equal(whole[17:23], dropout_mask(SEED, nodes[17:23], 8, half))
+    assert (whole != dropout_mask(SEED + 1, nodes, 8, half)).any()
 
 
 def multihead_attention(query, context, in_weight, in_bias, out_weight, out_bias):

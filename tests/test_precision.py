@@ -37,11 +37,11 @@ def programs_of(experiment, monkeypatch):
     """The functions that a run gives to the devices, and what they are called with."""
     given = []
 
-    def keep(fn, devices, donate=False):
-        given.append(fn)
-        return fn
+    def keep(precision, fn, static, devices, donate):
+        given.append(in_precision(precision, functools.partial(fn, *static)))
+        return given[-1]
 
-    monkeypatch.setattr(placement, "data_parallel", keep)
+    monkeypatch.setattr(placement, "_data_parallel", keep)
     placed = placement.place(experiment)
     compile_steps(placed, experiment.inputs)
     evaluate = Evaluator(placed, experiment.inputs)
@@ -50,10 +50,11 @@ def programs_of(experiment, monkeypatch):
     order = draw_order(len(experiment.dataset.train), experiment.config.batch_size, ALONE, state)
     sampler = make_sampler(experiment.dataset, "strict")
     steps, _, rank = given
+    _, rates = experiment.split_rates()
     blocks = evaluate._splits["valid"][0]
     return {
-        "steps": (steps, (state, dict(experiment.inputs), sampler, order, jnp.int32(1))),
-        "rank": (rank, (params, dict(experiment.inputs), blocks)),
+        "steps": (steps, (state, dict(experiment.inputs), sampler, order, jnp.int32(1), rates)),
+        "rank": (rank, (params, dict(experiment.inputs), blocks, rates["model"])),
     }
 
 
@@ -86,7 +87,7 @@ def test_on_a_cpu_no_bit_depends_on_the_precision():
     results = []
     for precision in ("default", "highest"):
         config = experiment_of("lightgcn", precision).config
-        step = jax.jit(in_precision(config, jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w) ** 2))))
+        step = jax.jit(in_precision(config.matmul_precision, jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w) ** 2))))
         results.append(np.asarray(step(w)))
     np.testing.assert_array_equal(*results)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.experiment import abstract_params, build_experiment, init_params, make_optimizer
+from rearm_jax.experiment import abstract_params, build_experiment, init_params, make_optimizer, optimizer_rates
 from rearm_jax.models.rearm import REARM
 from rearm_jax.parallel.rows import ALONE, Shard
 from rearm_jax.recommender.contract import Batch
@@ -270,7 +270,7 @@ def test_steps_of_lightgcn_match_numpy():
 def apply_updates(config, params, grads_of_steps, num_interactions=100):
     """Parameters after each step of make_optimizer's transformation."""
     model = REARM.make(config, make_synthetic(3, 3, 3, 2, 0, config.data.modalities))
-    tx = make_optimizer(config, num_interactions, model)
+    tx = make_optimizer(config, num_interactions).transformation(model, optimizer_rates(config))
     opt_state, path = tx.init(params), []
     for grads in grads_of_steps:
         updates, opt_state = tx.update(grads, opt_state, params)

@@ -146,7 +146,8 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
     model = experiment.model.clone(num_items=dataset.num_items + num_new)
     catalogue = _Catalogue(dataset.num_items)
     forward = in_precision(
-        experiment.config, lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue))
+        experiment.config.matmul_precision,
+        lambda params, inputs: model.apply({"params": params}, inputs, items=Nodes(catalogue)),
     )
     return jax.jit(forward)(params, {name: extended(name, value) for name, value in experiment.inputs.items()})
 

@@ -53,8 +53,8 @@ class Trained:
     @functools.cached_property
     def representations(self) -> Representations:
         """A learned model's output for all users and items, computed once, on the default device."""
-        model = self.experiment.model
-        forward = in_precision(self.experiment.config, lambda params, inputs: model.apply({"params": params}, inputs))
+        model, precision = self.experiment.model, self.experiment.config.matmul_precision
+        forward = in_precision(precision, lambda params, inputs: model.apply({"params": params}, inputs))
         return jax.jit(forward)(self.params, self.experiment.inputs)
 
 

@@ -10,11 +10,12 @@ place of the last part, with |.| the norm of all b rows of the batch together.
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
 from rearm_jax.recommender.layers import id_init, xavier_normal
 from rearm_jax.recommender.ranked import L2, RANKING, RANKING_SPACE, Ranked, choose_l2
 from rearm_jax.recommender.search_space import LogUniform
@@ -39,6 +40,7 @@ class Model(Ranked):
         "loss.l2_weight": LogUniform(1e-4, 1.0),  # squared; published grids of the norm form reach 2
         **RANKING_SPACE,
     }
+    rates = {**Ranked.rates, "l2_weight": np.float32}
 
     embedding_dim: int
     init_scale: float
@@ -59,7 +61,7 @@ class Model(Ranked):
 
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
         parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
-        if self.l2_weight:
+        if used(self.l2_weight):
             share = choose_l2(self.l2_form, self.protocol)
             parts["l2"] = self.l2_weight * share(out.views["user_ids"], out.views["item_ids"], batch, shard)
         return parts

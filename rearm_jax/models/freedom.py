@@ -22,6 +22,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import scipy.sparse
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
@@ -33,7 +34,7 @@ from rearm_jax.graphs.adjacency import make_adjacency, propagate, user_item_adja
 from rearm_jax.graphs.cache import cached_graph, graph_path
 from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -89,6 +90,7 @@ class Model(Ranked):
     joint_rules = (one_weight_each("graph.item_modality_weights"),)
     by_row = False
     counts_neighbours = True
+    rates = {**Ranked.rates, "modality_weight": np.float32}
 
     feature_widths: tuple[tuple[str, int], ...]
     embedding_dim: int
@@ -147,13 +149,13 @@ class Model(Ranked):
 
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
         parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
-        if self.modality_weight:
+        if used(self.modality_weight):
             shares = [self.ranking_share(out.users, features, batch, shard) for features in out.views["projected"]]
             parts["modalities"] = self.modality_weight * sum(shares, start=jnp.float32(0))
         return parts
 
     def _features_read(self) -> tuple[tuple[str, int], ...]:
-        return self.feature_widths if self.modality_weight else ()
+        return self.feature_widths if used(self.modality_weight) else ()
 
     def _projected(self, name: str, width: int, inputs: Inputs, items: Nodes) -> jax.Array:
         """W_m X_m of the wanted items, float32 (b, d)."""

@@ -15,13 +15,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs.adjacency import user_item_adjacency
 from rearm_jax.graphs.row_adjacency import propagate
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
 from rearm_jax.recommender.layers import id_init, xavier_uniform
 from rearm_jax.recommender.ranked import L2, RANKING, RANKING_BEFORE, RANKING_SPACE, Ranked, choose_l2
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -60,6 +61,7 @@ class Model(Ranked):
         "loss.l2_form": "squared",
         **RANKING_BEFORE,
     }
+    rates = {**Ranked.rates, "l2_weight": np.float32}
 
     embedding_dim: int
     num_layers: int
@@ -88,7 +90,7 @@ class Model(Ranked):
 
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
         parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
-        if self.l2_weight:
+        if used(self.l2_weight):
             share = choose_l2(self.l2_form, self.protocol)
             parts["l2"] = self.l2_weight * share(out.views["user_ids"], out.views["item_ids"], batch, shard)
         return parts

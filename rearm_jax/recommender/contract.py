@@ -13,8 +13,10 @@ It may also ask for negatives that the rows of a batch share (`num_shared_negati
 to epoch (`epoch_inputs`).
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import flax.linen as nn
 import jax
@@ -98,6 +100,9 @@ class Recommender(nn.Module, Declaration):
     num_users: int
     num_items: int
 
+    # Fields that are numbers, such as weights of losses -> how one is given to a compiled program as an argument
+    # (np.float32 for most). Runs that differ in these alone share a program; no code may branch on them, but by `used`.
+    rates: ClassVar[Mapping[str, Callable[[float], Any]]] = {}
     # Whether the graph of the items has one value for all neighbours, instead of their similarities; new items ask.
     counts_neighbours = False
     # Whether under protocol "reference" a user's items of validation and test are no negatives either.
@@ -122,6 +127,19 @@ class Recommender(nn.Module, Declaration):
             fields["protocol"] = config.protocol
         return cls(**fields)
 
+    def split_rates(self) -> tuple[Self, dict[str, Any]]:
+        """The model without its `rates`, and these as a program's arguments. A rate of 0 or 1 remains with the model:
+        such a one switches a part off or leaves it as it is."""
+        values = {name: getattr(self, name) for name in self.rates}
+        rates = {name: self.rates[name](value) for name, value in values.items() if value not in (0, 1)}
+        # Should a program use what it was not given, it gives NaN.
+        return self.with_rates(dict.fromkeys(rates, math.nan)), rates
+
+    def with_rates(self, rates: Mapping[str, Any]) -> Self:
+        """The model of `split_rates` with rates again, inside of a program its arguments."""
+        fields: Any = rates
+        return self.clone(**fields) if rates else self
+
     @property
     def num_shared_negatives(self) -> int:
         """How many negatives, uniform over all items, the rows of a batch share; 0: each row has one of its own."""
@@ -140,7 +158,7 @@ class Recommender(nn.Module, Declaration):
 
     def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
         """The parameters before training, a nested dict of float32 arrays; those of `init` unless the data say more."""
-        return jax.jit(lambda key, inputs: self.init(key, inputs)["params"])(key, inputs)
+        return drawn_params(self.split_rates()[0], key, inputs)
 
     def decays(self, path: tuple[str, ...]) -> bool:
         """Whether weight decay applies to the parameter at this path."""
@@ -166,3 +184,14 @@ class Recommender(nn.Module, Declaration):
           shard: which share.
         """
         raise NotImplementedError
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def drawn_params(model: Recommender, key: jax.Array, inputs: Inputs) -> dict:
+    """The parameters of `model.init`, one program for equal models."""
+    return cast(dict, model.init(key, inputs)["params"])
+
+
+def used(weight: Any) -> bool:
+    """Whether a weight, one of a model's `rates` or a number, is not 0: an argument of a program never is."""
+    return not isinstance(weight, (int, float)) or weight != 0

@@ -37,7 +37,7 @@ def bpr_share(users: jax.Array, items: jax.Array, batch: Batch, shard: Shard) ->
 
 
 def softmax_share(
-    users: jax.Array, items: jax.Array, batch: Batch, shard: Shard, similarity: str, temperature: float
+    users: jax.Array, items: jax.Array, batch: Batch, shard: Shard, similarity: str, temperature: jax.Array | float
 ) -> jax.Array:
     """Softmax of each row's positive among the shared negatives that are not the user's own items, float32 ().
 
@@ -52,7 +52,7 @@ def softmax_share(
     if similarity == "cosine":
         users, items = normalize_rows(users), normalize_rows(items)
     positives, negatives = jnp.split(items, [len(users)])
-    users = users / temperature
+    users = users * (1 / temperature)
     others = ~shard.rows(_own(batch))
     return softmax_loss(jnp.sum(users * positives, axis=1), users @ negatives.T, others, row_weights(batch, shard))
 
@@ -98,7 +98,7 @@ def batch_items(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def contrastive_share(
-    first: jax.Array, second: jax.Array, ids: jax.Array, mask: jax.Array, temperature: float, shard: Shard
+    first: jax.Array, second: jax.Array, ids: jax.Array, mask: jax.Array, temperature: jax.Array | float, shard: Shard
 ) -> jax.Array:
     """InfoNCE between two views over the unique ids of the batch, this device's rows of it as anchors; float32 ().
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from rearm_jax.parallel.rows import Shard
 from rearm_jax.recommender.contract import Batch, Recommender
@@ -39,6 +40,8 @@ RANKING_BEFORE: Mapping[str, Any] = {name: setting.default for name, setting in 
 
 class Ranked(Recommender, kw_only=True):
     """A model that declares RANKING among its settings."""
+
+    rates = {"ranking_temperature": np.float32}
 
     ranking: str = "bpr"
     num_negatives: int = 1024

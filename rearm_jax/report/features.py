@@ -71,7 +71,7 @@ class Inside(NamedTuple):
 def look_inside(experiment: Experiment, params: Mapping) -> Inside:
     """Runs the model of `experiment`, a REARM, and keeps what lies on the way."""
     sample = sample_rows(experiment.dataset.num_items, ATTENTION_SAMPLE)
-    forward = in_precision(experiment.config, functools.partial(_shown, experiment.model))
+    forward = in_precision(experiment.config.matmul_precision, functools.partial(_shown, experiment.model))
     shown = jax.device_get(jax.jit(forward)(params, experiment.inputs))
     attention = []
     for use, (query, context) in _with_prefix(shown, "attention: ").items():

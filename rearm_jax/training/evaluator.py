@@ -11,20 +11,34 @@ from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.ranking import UserBlocks
 from rearm_jax.evaluation.splits import blocks_and_positives, scored_splits
 from rearm_jax.parallel.rows import Nodes, Shard
-from rearm_jax.recommender.contract import Inputs
+from rearm_jax.recommender.contract import Inputs, Recommender
 from rearm_jax.training.placement import Placement
 
 
-def ranking(placement: Placement) -> Callable:
-    """The function (shard, params, inputs, blocks of users) -> their best items, to be run by the placement."""
-    experiment = placement.experiment
-    k = max(experiment.config.evaluation.ks)
+def rank_blocks(
+    model: Recommender,
+    rank: Callable,
+    k: int,
+    shard: Shard,
+    params: dict,
+    inputs: Inputs,
+    blocks: UserBlocks,
+    rates: dict[str, Any],
+) -> jax.Array:
+    """The k best items of each user of the blocks, int32 (num_blocks, block, k), inside of a function of a placement.
 
-    def rank(shard: Shard, params: dict, inputs: Inputs, blocks: UserBlocks) -> jax.Array:
-        out: Any = experiment.model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
-        return placement.rank(shard, out, blocks, k)
-
-    return rank
+    Args:
+      model: without its rates.
+      rank: of the placement.
+      k: places in a list.
+      shard: which share.
+      params: the model's parameters.
+      inputs: its graphs and frozen tables.
+      blocks: users, and the items that are left out.
+      rates: the model's.
+    """
+    out: Any = model.with_rates(rates).apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
+    return rank(shard, out, blocks, k)
 
 
 class Evaluator:
@@ -44,7 +58,9 @@ class Evaluator:
             )
             self._splits[split] = (placement.whole(blocks), blocks.users, positives)
 
-        self._rank = placement.run(ranking(placement))
+        model, rates = experiment.split_rates()
+        self._rates = rates["model"]
+        self._rank = placement.run(rank_blocks, model, placement.rank, max(settings.ks))
 
     def __call__(self, params: dict, split: str, by_popularity: bool = False) -> dict[str, Any]:
         """Metrics of a split, `{"valid/recall@20": ...}`, averaged over its users; train items are left out.
@@ -55,7 +71,7 @@ class Evaluator:
           by_popularity: adds "test_by_popularity", see `found_by_popularity`, at the cut-off of evaluation.metric.
         """
         blocks, users, positives = self._splits[split]
-        top_items = jax.device_get(self._rank(params, self._inputs, blocks))
+        top_items = jax.device_get(self._rank(params, self._inputs, blocks, self._rates))
         metrics = split_metrics(top_items, users, positives, self._ks)
         named: dict[str, Any] = {f"{split}/{name}": value for name, value in metrics.items()}
         if by_popularity:

@@ -36,7 +36,7 @@ from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, train_steps
+from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, steps_with_rates
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
@@ -184,14 +184,13 @@ def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
     """
     experiment = placement.experiment
     config, num_interactions = experiment.config, len(experiment.dataset.train)
-    model = experiment.model
+    model, rates = experiment.split_rates()
     sampler = make_sampler(experiment.dataset, config.protocol if model.leaking_negatives else "strict")
     if not model.num_shared_negatives and (full := num_without_negative(sampler)):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
     sampler = placement.sampler(sampler)
-    steps = functools.partial(train_steps, model, experiment.tx, config.batch_size)
-    run = placement.run(steps, donate=True)
-    draw = placement.run(functools.partial(draw_epoch, model, num_interactions, config.batch_size))
+    run = placement.run(steps_with_rates, model, experiment.optimizer, config.batch_size, donate=True)
+    draw = placement.run(draw_epoch, model, num_interactions, config.batch_size)
     # Kept for the epoch under way: sorting millions of numbers again for every call would take longer.
     drawn_epoch, order, changed = -1, None, dict[str, Any]()
 
@@ -200,7 +199,7 @@ def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
         epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
         if epoch != drawn_epoch:
             drawn_epoch, (order, changed) = epoch, draw(state, inputs)
-        return run(state, {**inputs, **changed}, sampler, order, np.int32(num_steps))
+        return run(state, {**inputs, **changed}, sampler, order, np.int32(num_steps), rates)
 
     return run_steps
 

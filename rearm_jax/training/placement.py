@@ -5,7 +5,8 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ from rearm_jax.parallel.mesh import (
     sharded_like,
 )
 from rearm_jax.parallel.rows import AXIS, Nodes, RowCounts, Shard, is_table
-from rearm_jax.recommender.contract import Inputs, Representations
+from rearm_jax.recommender.contract import Inputs, Recommender, Representations
 from rearm_jax.training.sampling import Sampler, cut_sampler
 from rearm_jax.training.step import TrainState
 
@@ -63,26 +64,29 @@ class Placement:
         """Of how many devices each ranks blocks of users of its own."""
         return len(self.devices)
 
-    def run(self, fn: Callable, donate: bool = False) -> Callable:
-        """Runs fn(shard, *args) on every device, args placed by the methods below.
+    def run(self, fn: Callable, *static: Hashable, donate: bool = False) -> Callable:
+        """Runs fn(*static, shard, *args) on every device, args placed by the methods below.
 
         Args:
-          fn: its results must be equal on all devices, but for a state that takes the place of a donated one.
+          fn: its results must be equal on all devices, but for a state that takes the place of a donated one. A
+            function of a module, so that it is one program for all runs of this process that have equal `static`.
+          static: what the program is made for.
           donate: whether fn's first result may reuse the buffers of the first of args.
 
         Returns:
           A function of args, compiled at its first call.
         """
-        return data_parallel(in_precision(self.experiment.config, fn), self.devices, donate)
+        return _data_parallel(self.experiment.config.matmul_precision, fn, static, self.devices, donate)
 
     def lower(self, fn: Callable, args: tuple, donate: bool = False) -> jax.stages.Lowered:
-        """The program of `run(fn, donate)`, lowered for devices that may be absent.
+        """The program of `run(fn, donate=donate)`, lowered for devices that may be absent.
 
         Args:
           fn, donate: as `run` has them.
           args: shapes, dtypes and shardings (jax.ShapeDtypeStruct).
         """
-        return data_parallel_program(in_precision(self.experiment.config, fn), self.devices, donate).lower(*args)
+        fn = in_precision(self.experiment.config.matmul_precision, fn)
+        return data_parallel_program(fn, self.devices, donate).lower(*args)
 
     def whole(self, tree: Any) -> Any:
         """Puts a tree on every device as it is."""
@@ -113,16 +117,12 @@ class Placement:
           params: the model's, as they are placed.
           inputs: of `inputs`.
         """
-        model = self.experiment.model
-
-        def forward(shard: Shard, params: dict, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-            out: Any = model.apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
-            return (shard.gather(out.users), shard.gather(out.items)) if shard.by_row else (out.users, out.items)
-
-        users, items = jax.device_get(self.run(forward)(params, inputs))
+        model, rates = self.experiment.split_rates()
+        users, items = jax.device_get(self.run(_forward, model)(params, inputs, rates["model"]))
         return users[: self.experiment.dataset.num_users], items[: self.experiment.dataset.num_items]  # no padding
 
-    def rank(self, shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
+    @staticmethod
+    def rank(shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
         """The k best items of each user of the blocks, int32 (num_blocks, block, k), inside of a function of `run`."""
         mine = jax.tree.map(shard.rows, blocks)
         return shard.gather(rank_items(out.users, out.items, mine, k)[0])
@@ -150,20 +150,11 @@ class RowPlacement(Placement):
     def num_block_shares(self) -> int:
         return 1  # all devices work on every block
 
-    def run(self, fn: Callable, donate: bool = False) -> Callable:
-        compiled: Callable | None = None
-        fn = in_precision(self.experiment.config, fn)
-
-        def call(*args: Any) -> Any:
-            nonlocal compiled
-            if compiled is None:
-                compiled = row_parallel(fn, self.devices, self.row_counts, args, donate)
-            return compiled(*args)
-
-        return call
+    def run(self, fn: Callable, *static: Hashable, donate: bool = False) -> Callable:
+        return _by_row(self.experiment.config.matmul_precision, fn, static, self.devices, self.row_counts, donate)
 
     def lower(self, fn: Callable, args: tuple, donate: bool = False) -> jax.stages.Lowered:
-        fn = in_precision(self.experiment.config, fn)
+        fn = in_precision(self.experiment.config.matmul_precision, fn)
         return row_parallel(fn, self.devices, self.row_counts, args, donate).lower(*args)
 
     def inputs(self) -> Inputs:
@@ -186,7 +177,8 @@ class RowPlacement(Placement):
     def like(self) -> TrainState:
         return sharded_like(self._shapes(), self.devices)
 
-    def rank(self, shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
+    @staticmethod
+    def rank(shard: Shard, out: Representations, blocks: UserBlocks, k: int) -> jax.Array:
         return rank_items_by_row(shard, out.users, out.items, blocks, k)
 
     def _cut(self, name: str, value: Any) -> Any:
@@ -196,6 +188,36 @@ class RowPlacement(Placement):
         blocks = shard_adjacency(value, tuple(sizes[kind] for kind in value.nodes), len(self.devices), AXIS)
         _warn_if_uneven(name, blocks, len(self.devices))
         return place_rows(blocks, self.devices)
+
+
+# What runs of one process share: as many programs as a comparison of models on one data set needs.
+_shared = functools.lru_cache(maxsize=64)
+
+
+@_shared
+def _data_parallel(precision: str, fn: Callable, static: tuple, devices: tuple, donate: bool) -> Callable:
+    return data_parallel(in_precision(precision, functools.partial(fn, *static)), devices, donate)
+
+
+@_shared
+def _by_row(precision: str, fn: Callable, static: tuple, devices: tuple, counts: RowCounts, donate: bool) -> Callable:
+    fn = in_precision(precision, functools.partial(fn, *static))
+    compiled: dict[Any, Callable] = {}
+
+    def call(*args: Any) -> Any:
+        structure = jax.tree.structure(args)
+        if structure not in compiled:
+            compiled[structure] = row_parallel(fn, devices, counts, args, donate)
+        return compiled[structure](*args)
+
+    return call
+
+
+def _forward(
+    model: Recommender, shard: Shard, params: dict, inputs: Inputs, rates: dict[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    out: Any = model.with_rates(rates).apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
+    return (shard.gather(out.users), shard.gather(out.items)) if shard.by_row else (out.users, out.items)
 
 
 def _warn_if_uneven(name: str, adjacency: RowAdjacency, num_devices: int) -> None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rearm_jax.experiment import Optimizer
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Recommender
 from rearm_jax.training.sampling import Sampler, draw_batch, epoch_order
@@ -167,6 +168,24 @@ def train_steps(
     carry = (jnp.int32(0), jnp.bool_(True), state, zeros, zeros)
     _, _, state, sums, last = jax.lax.while_loop(unfinished, body, carry)
     return state, sums, last
+
+
+def steps_with_rates(
+    model: Recommender,
+    optimizer: Optimizer,
+    batch_size: int,
+    shard: Shard,
+    state: TrainState,
+    inputs: Inputs,
+    sampler: Sampler,
+    order: jax.Array,
+    num_steps: jax.Array,
+    rates: dict[str, dict[str, Any]],
+) -> tuple[TrainState, dict[str, jax.Array], dict[str, jax.Array]]:
+    """`train_steps` of model and optimiser with the rates of `Experiment.split_rates`, arguments of the program."""
+    model = model.with_rates(rates["model"])
+    tx = optimizer.transformation(model, rates["optimizer"])
+    return train_steps(model, tx, batch_size, shard, state, inputs, sampler, order, num_steps)
 
 
 def _stream(state: TrainState, stream: int) -> jax.Array:

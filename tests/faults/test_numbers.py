@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rearm_jax.errors import DataError, NonFiniteError
-from rearm_jax.experiment import build_experiment
+from rearm_jax.experiment import Optimizer, build_experiment
 from rearm_jax.training import loop
 from rearm_jax.training.checkpoint import Checkpoints
 from tests.faults import processes
@@ -34,6 +34,12 @@ class Poisoned:
 
     def __init__(self, model, change):
         self.model, self.change = model, change
+
+    def split_rates(self):
+        return self, {}
+
+    def with_rates(self, rates):
+        return self
 
     def __getattr__(self, name):
         return getattr(self.model, name)
@@ -73,12 +79,19 @@ def poisoned_metric(value):
 def poisoned_update(experiment, monkeypatch):
     """The very last step of the epoch overflows: its loss and gradient are finite, its parameters are not."""
 
-    def update(grads, state, params, **extra):
-        updates, state = experiment.tx.update(grads, state, params, **extra)
-        last = state[0].count == 2 * STEPS
-        return jax.tree.map(lambda x: jnp.where(last, jnp.inf, x), updates), state
+    class Overflowing(Optimizer):
+        def transformation(self, model, rates):
+            tx = super().transformation(model, rates)
 
-    return dataclasses.replace(experiment, tx=experiment.tx._replace(update=update))
+            def update(grads, state, params, **extra):
+                updates, state = tx.update(grads, state, params, **extra)
+                last = state[0].count == 2 * STEPS
+                return jax.tree.map(lambda x: jnp.where(last, jnp.inf, x), updates), state
+
+            return tx._replace(update=update)
+
+    optimizer = Overflowing(**dataclasses.asdict(experiment.optimizer))
+    return dataclasses.replace(experiment, optimizer=optimizer)
 
 
 FAULTS = {

@@ -5,9 +5,8 @@ scores q_i k_j, softmax over j. The (n, d, d) weights are never kept: blocks of 
 backward pass recomputes them from the log-sum-exp of each row, as in FlashAttention (Dao et al., NeurIPS 2022).
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -20,6 +19,18 @@ _Arrays = tuple[jax.Array, ...]
 _BLOCK_NODES = 128  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
 
 
+class DropRate(NamedTuple):
+    """A share of the weights to drop, as a program takes it: as an argument, or as constants."""
+
+    threshold: jax.Array | np.uint32  # uint32 (): a weight whose random bits are below is dropped
+    kept: jax.Array | np.float32  # float32 (): 1 - share
+
+    @classmethod
+    def of(cls, share: float) -> Self:
+        """That of a share in [0, 1), to a resolution of 2^-32."""
+        return cls(np.uint32(min(round(share * 2**32), 2**32 - 1)), np.float32(1 - share))
+
+
 class ScalarAttention(nn.Module):
     """Attention of width 1 and one head, with its input and output projections (all scalars).
 
@@ -27,7 +38,7 @@ class ScalarAttention(nn.Module):
     in the whole table; returns float (n, d).
     """
 
-    dropout: float
+    dropout: float | DropRate
 
     @nn.compact
     def __call__(
@@ -47,15 +58,15 @@ class ScalarAttention(nn.Module):
 
 
 def scalar_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, rate: float, first_node: jax.Array | int = 0
+    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, rate: float | DropRate, first_node: jax.Array | int = 0
 ) -> jax.Array:
     """o_i = sum_j M_ij softmax_j(q_i k_j) v_j for each node, with dropout mask M on the attention weights.
 
     Args:
       q, k, v: float32 (n, d), scalars of each node.
       seed: uint32 (), chooses the dropout mask (see `dropout_mask`).
-      rate: share of the weights that is dropped, in [0, 1]; the kept ones are divided by 1 - rate. At 1 the result and
-        all gradients are 0, as PyTorch's dropout has it.
+      rate: share of the weights that is dropped, in [0, 1], or a DropRate; the kept ones are divided by 1 - rate. At 1
+        the result and all gradients are 0, as PyTorch's dropout has it.
       first_node: int (), number of the first row in the whole table, so that shards of it do not change the mask.
 
     Returns:
@@ -66,14 +77,19 @@ def scalar_attention(
     """
     if not q.shape == k.shape == v.shape or q.ndim != 2:
         raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape} must be equal (n, d)")
-    if not 0 <= rate <= 1:
+    drop: DropRate | None
+    if isinstance(rate, DropRate):
+        drop = rate
+    elif not 0 <= rate <= 1:
         raise ValueError(f"dropout rate {rate} is outside [0, 1]")
-    if rate == 1:
+    elif rate == 1:
         return jnp.zeros_like(q)
-    return _attention(q, k, v, seed, jnp.asarray(first_node, jnp.uint32), float(rate))
+    else:
+        drop = DropRate.of(rate) if rate else None
+    return _attention(q, k, v, seed, jnp.asarray(first_node, jnp.uint32), drop)
 
 
-def dropout_mask(seed: jax.Array, nodes: jax.Array, d: int, rate: float) -> jax.Array:
+def dropout_mask(seed: jax.Array, nodes: jax.Array, d: int, drop: DropRate) -> jax.Array:
     """Which attention weights stay: bool (n, d, d), True with probability 1 - rate (to a resolution of 2^-32).
 
     An integer hash of (seed, node, i, j), cheap enough to be computed again in the backward pass and fused into the
@@ -84,13 +100,13 @@ def dropout_mask(seed: jax.Array, nodes: jax.Array, d: int, rate: float) -> jax.
       seed: uint32 ().
       nodes: uint32 (n,), index of each node in the whole table, so that blocks do not change the mask.
       d: tokens.
-      rate: in [0, 1).
+      drop: the rate.
     """
     position = _mix(jnp.arange(d * d, dtype=jnp.uint32) ^ _mix(seed + jnp.uint32(0x9E3779B9))).reshape(d, d)
     node = _mix(nodes ^ _mix(seed))
     bits = (position ^ node[:, None, None]) * jnp.uint32(0x7FEB352D)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
-    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return bits >= drop.threshold
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -99,16 +115,16 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@jax.custom_vjp
 def _attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, rate: float
+    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, drop: DropRate | None
 ) -> jax.Array:
-    return _attention_forward(q, k, v, seed, first_node, rate)[0]
+    return _attention_forward(q, k, v, seed, first_node, drop)[0]
 
 
 def _attention_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, rate: float
-) -> tuple[jax.Array, _Arrays]:
+    q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, drop: DropRate | None
+) -> tuple[jax.Array, tuple[Any, ...]]:
     n, d = q.shape
 
     def block(inputs: _Arrays) -> _Arrays:
@@ -117,31 +133,33 @@ def _attention_forward(
         highest = jnp.where(q >= 0, q * k.max(axis=1, keepdims=True), q * k.min(axis=1, keepdims=True))
         weights = jnp.exp(q[:, :, None] * k[:, None, :] - highest[:, :, None])
         total = weights.sum(axis=2)
-        if rate > 0:
-            weights = jnp.where(dropout_mask(seed, nodes, d, rate), weights, 0.0)
-        out = jnp.sum(weights * v[:, None, :], axis=2) / ((1 - rate) * total)
-        return out, highest + jnp.log(total)
+        kept_total = total
+        if drop is not None:
+            weights = jnp.where(dropout_mask(seed, nodes, d, drop), weights, 0.0)
+            kept_total = drop.kept * total
+        return jnp.sum(weights * v[:, None, :], axis=2) / kept_total, highest + jnp.log(total)
 
     out, log_total = _map_blocks(block, n, first_node, q, k, v)
-    return out, (q, k, v, seed, first_node, out, log_total)
+    return out, (q, k, v, seed, first_node, drop, out, log_total)
 
 
-def _attention_backward(rate: float, residuals: _Arrays, g: jax.Array) -> tuple[Any, ...]:
-    q, k, v, seed, first_node, out, log_total = residuals
+def _attention_backward(residuals: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
+    q, k, v, seed, first_node, drop, out, log_total = residuals
     n, d = q.shape
 
     def block(inputs: _Arrays) -> _Arrays:
         q, k, v, out, log_total, g, nodes = inputs
         weights = jnp.exp(q[:, :, None] * k[:, None, :] - log_total[:, :, None])
-        kept = weights * (g / (1 - rate))[:, :, None]
-        if rate > 0:
-            kept = jnp.where(dropout_mask(seed, nodes, d, rate), kept, 0.0)
+        if drop is None:
+            kept = weights * g[:, :, None]
+        else:
+            kept = weights * (g * (1 / drop.kept))[:, :, None]
+            kept = jnp.where(dropout_mask(seed, nodes, d, drop), kept, 0.0)
         d_scores = kept * v[:, None, :] - weights * (g * out)[:, :, None]
         return jnp.sum(d_scores * k[:, None, :], axis=2), jnp.sum(d_scores * q[:, :, None], axis=1), kept.sum(axis=1)
 
     d_q, d_k, d_v = _map_blocks(block, n, first_node, q, k, v, out, log_total, g)
-    no_gradient = np.zeros((), jax.dtypes.float0)
-    return d_q, d_k, d_v, no_gradient, no_gradient
+    return d_q, d_k, d_v, None, None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

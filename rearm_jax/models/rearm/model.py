@@ -18,12 +18,12 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs.relations import user_interest_features
 from rearm_jax.graphs.row_adjacency import propagate
 from rearm_jax.losses import normalize_rows, orthogonal_loss
-from rearm_jax.models.rearm.attention import ScalarAttention
+from rearm_jax.models.rearm.attention import DropRate, ScalarAttention
 from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.models.rearm.relations import build_relations
 from rearm_jax.models.rearm.settings import ADDED_LATER, JOINT_RULES, SEARCH_SPACE, SETTINGS
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
 from rearm_jax.recommender.layers import torch_linear, xavier_normal
 from rearm_jax.recommender.objectives import batch_items, contrastive_share, l2_share
 from rearm_jax.recommender.ranked import Ranked
@@ -44,6 +44,11 @@ class Model(Ranked):
     joint_rules = JOINT_RULES
     added_later = ADDED_LATER
     leaking_negatives = True
+    rates = {
+        **Ranked.rates,
+        **dict.fromkeys(("self_dropout", "cross_dropout"), DropRate.of),
+        **dict.fromkeys(("contrastive_weight", "temperature", "orthogonal_weight", "l2_weight"), np.float32),
+    }
 
     feature_widths: tuple[tuple[str, int], ...]
     embedding_dim: int
@@ -51,8 +56,8 @@ class Model(Ranked):
     num_layers: int
     num_user_layers: int
     num_item_layers: int
-    self_dropout: float
-    cross_dropout: float
+    self_dropout: float | DropRate
+    cross_dropout: float | DropRate
     contrastive_weight: float
     temperature: float
     orthogonal_weight: float
@@ -200,12 +205,12 @@ class Model(Ranked):
         parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
         count = len(self.feature_widths)
         pairs = [(a, b) for b in range(count) for a in range(b)]
-        if pairs and (self.contrastive_weight or self.orthogonal_weight):
+        if pairs and (used(self.contrastive_weight) or used(self.orthogonal_weight)):
             ids, item_mask = batch_items(batch)
             tables = out.views["modal_users"], out.views["modal_items"]
             modal_users = shard.users.lookup(lambda places: [table[places] for table in tables[0]], batch.users)
             modal_items = shard.items.lookup(lambda places: [table[places] for table in tables[1]], ids)
-        if pairs and self.contrastive_weight:
+        if pairs and used(self.contrastive_weight):
             nodes = [(modal_users, batch.users, batch.mask), (modal_items, ids, item_mask)]
             contrastive: Any = sum(
                 contrastive_share(views[a], views[b], node_ids, mask, self.temperature, shard)
@@ -213,13 +218,13 @@ class Model(Ranked):
                 for a, b in pairs
             )
             parts["contrastive"] = self.contrastive_weight / len(pairs) * contrastive
-        if pairs and self.orthogonal_weight:
+        if pairs and used(self.orthogonal_weight):
             positives = [view[: len(batch.positives)] for view in modal_items]
             orthogonal: Any = sum(
                 orthogonal_loss(v[a], v[b], batch.mask) for v in (modal_users, positives) for a, b in pairs
             )
             parts["orthogonal"] = self.orthogonal_weight / len(pairs) / shard.count * orthogonal
-        if self.l2_weight:
+        if used(self.l2_weight):
             parts["l2"] = self.l2_weight * l2_share(out.views["user_ids"], out.views["item_ids"], batch, shard)
         return parts
 
