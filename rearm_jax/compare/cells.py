@@ -43,7 +43,7 @@ def cost(table: Table) -> Cells:
     columns += [
         ("parameters", _column([row.parameters for row in table.rows], decimals=0)),
         *(
-            (name, [f"{getattr(row, field):,}" for row in table.rows])
+            (name, _column([None if row.is_external else getattr(row, field) for row in table.rows], decimals=0))
             for name, field in (("settings tried", "tried"), ("failed", "failed"), ("pruned", "pruned"))
         ),
         ("seconds to the best", _column([row.seconds_to_best for row in table.rows])),
@@ -87,8 +87,15 @@ def notes(table: Table, summary: Summary) -> list[str]:
         )
     if reference not in compared:
         said.append(f"{reference}, the reference, has no final run yet: there are no differences of {metric}.")
+    if len(compared) < len(table.rows):
+        said.append(
+            f"Pending, without a final run so far: {', '.join(row.name for row in table.rows if row.compared is None)}."
+        )
     if any(row.one_seed for row in table.rows):
         said.append(f"{DAGGER} one seed: its interval knows nothing of other seeds.")
+    if any(row.failed_seeds for row in table.rows):
+        failed = ", ".join(f"{row.failed_seeds} of {row.name}" for row in table.rows if row.failed_seeds)
+        said.append(f"Final runs failed, whose seeds are not in the means: {failed}.")
     if any(row.closed_form for row in table.rows):
         closed = ", ".join(row.name for row in table.rows if row.closed_form)
         said.append(f"Fitted in closed form, so that one seed is all there is: {closed}.")
@@ -145,13 +152,12 @@ def _name(row: Row) -> str:
 
 def _seeds(row: Row) -> str:
     done = row.compared.seeds if row.compared else 0
-    failed = f", {row.failed_seeds} failed" if row.failed_seeds else ""
-    return f"{done}{failed}" if done == row.planned else f"{done} of {row.planned}{failed}"
+    return f"{done}" if done == row.planned else f"{done} of {row.planned}"
 
 
 def _verdict(row: Row, reference: str) -> str:
     if row.compared is None:
-        return "no final run yet"
+        return "pending"
     return "reference" if row.name == reference else row.verdict or DASH
 
 

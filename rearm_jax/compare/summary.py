@@ -25,6 +25,7 @@ class Row:
         means: metric -> mean over seeds of the means over users.
         planned, failed_seeds: final runs that were asked for, and that failed.
         closed_form: one seed is all there is.
+        is_external: lists of another toolkit: what was tried for them is not known.
         lists: coverage, Gini and novelty, mean over seeds.
         by_history, by_popularity: as slices.by_history and found_by_popularity give them, means over seeds.
         parameters: number of them.
@@ -40,6 +41,7 @@ class Row:
     planned: int
     failed_seeds: int
     closed_form: bool
+    is_external: bool
     lists: Mapping[str, float]
     by_history: Sequence[Mapping[str, Any]]
     by_popularity: Sequence[Mapping[str, Any]]
@@ -171,6 +173,7 @@ def _row(
         planned=len(final) if is_external else 1 if closed_form else seeds,
         failed_seeds=sum(run["status"] == "failed" for run in final),
         closed_form=closed_form,
+        is_external=is_external,
         lists=_mean_of([one["lists"] for one in slices]),
         by_history=[_mean_of(group) for group in zip(*(one["by_history"] for one in slices), strict=True)],
         by_popularity=[_mean_of(group) for group in zip(*(one["by_popularity"] for one in slices), strict=True)],

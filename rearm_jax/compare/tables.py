@@ -85,9 +85,10 @@ PAIRS = (
 def made_with(summary: Summary) -> list[str]:
     """What was compared, then command and versions of each workdir, and the data: a line each."""
     about = summary.about
+    metric, select_by = cells.title(about["metric"]), cells.title(about["select_by"])
     lines = [
-        f"Compared by {cells.title(about['metric'])} on test; settings were chosen by {cells.title(about['select_by'])} "
-        f"on validation. The reference is {about['reference']}."
+        f"Compared by {metric} on test; settings were chosen by {select_by} on validation. The reference is "
+        f"{about['reference']}."
     ]
     for source in about["sources"]:
         lines.append(f"{source['command']}")

@@ -144,6 +144,24 @@ def legend_above(axes: Any, **settings: Any) -> None:
     legend.set_in_layout(False)  # a long key may reach over the edge of the axes, and does not make them narrow
 
 
+def legend_below(axes: Any, ncols: int) -> None:
+    """A key of several rows, under the label of the horizontal axis; the axes make room for it."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below_label = ScaledTranslation(0, -0.52, axes.figure.dpi_scale_trans)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axes.transAxes + below_label,
+        ncols=ncols,
+        borderpad=0,
+        borderaxespad=0,
+        columnspacing=1.2,
+        handlelength=2.4,
+        handletextpad=0.5,
+    )
+
+
 @contextlib.contextmanager
 def _styled() -> Iterator:
     """An empty figure under this file's style."""
