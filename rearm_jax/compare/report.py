@@ -91,8 +91,7 @@ def _by_popularity(table: Table) -> Cells | None:
     if groups is None:
         return None
     header = [
-        f"{cells.span(group)} ({group['items']:,.0f} items, {group['positives']:,.0f} to find)"
-        for group in groups
+        f"{cells.span(group)} ({group['items']:,.0f} items, {group['positives']:,.0f} to find)" for group in groups
     ]
     rows = _sliced(
         table.rows,
@@ -100,7 +99,9 @@ def _by_popularity(table: Table) -> Cells | None:
         len(groups),
         lambda group: f"{group['found'] / group['positives']:.4f}",
     )
-    return Cells(f"{table.data}: share found of what is to find, by train interactions of the item", ["model", *header], rows)
+    return Cells(
+        f"{table.data}: share found of what is to find, by train interactions of the item", ["model", *header], rows
+    )
 
 
 def _sliced(
