@@ -97,7 +97,7 @@ def write_results(
             raise ConfigError(f"data set {data!r}: its name becomes that of a file; use letters, digits, _, . and -")
     if unknown := {name for run in runs for name in run} - RUN.keys():
         raise ValueError(f"a run has {sorted(unknown)}, and its keys are {list(RUN)}")
-    digests = {}
+    table, digests = pl.DataFrame([dict(run) for run in runs], schema=RUN), {}
     with whole_folder(folder / "users", replace=True) as temporary:
         for data, runs_of_data in users.items():
             columns = {
@@ -108,7 +108,7 @@ def write_results(
             write_user_metrics(temporary / f"{data}.parquet", columns)
             digests[f"users/{data}.parquet"] = _sha256(temporary / f"{data}.parquet")
     with whole_file(folder / "results.parquet") as temporary:
-        pl.DataFrame([dict(run) for run in runs], schema=RUN).write_parquet(temporary, compression="zstd")
+        table.write_parquet(temporary, compression="zstd")
         digests["results.parquet"] = _sha256(temporary)
     with whole_file(folder / "compare.json") as temporary:
         temporary.write_text(json.dumps({**about, "files": digests}, indent=1, ensure_ascii=False), "utf-8")
