@@ -10,6 +10,7 @@ compare.json is written last, with the digests of the others, so that files of t
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -127,7 +128,7 @@ def read_results(folders: Sequence[str | os.PathLike]) -> Results:
     for part in parts:
         [source] = part.about["sources"]
         _refuse_disagreement(part.about, first, data, [other.about["sources"][0] for other in parts])
-        for pair in part.runs.select("data", "row").unique(maintain_order=True).iter_rows():
+        for pair in itertools.product(part.about["data"], part.about["rows"]):
             if pair in owners:
                 raise DataError(
                     f"{owners[pair]} and {source['folder']} both have the row {pair[1]!r} on {pair[0]}: leave one of "

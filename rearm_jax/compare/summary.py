@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rearm_jax.compare.results import SCORED, Results
-from rearm_jax.evaluation.significance import Pair, all_pairs, compare
+from rearm_jax.evaluation.significance import Pair, all_pairs, compare, compare_and_pairs
 from rearm_jax.evaluation.significance import Row as Compared
 
 LEVEL = 0.05  # of what is called better or worse: the chance of any false one in a table
@@ -32,7 +32,8 @@ class Row:
         tried, failed, pruned: settings tried, and how many of these failed or were pruned.
         best_so_far: the best validation metric after each setting tried, NaN before the first that is done.
         chosen: number, settings and validation metric of the setting that is best on validation.
-        seconds_to_best, seconds_per_epoch, peak_bytes: of a run of its own that nothing ran beside.
+        seconds_to_best, seconds_per_epoch, peak_bytes: of a run of its own that nothing ran beside; in closed form the
+            seconds of the fit.
     """
 
     name: str
@@ -120,7 +121,7 @@ def _table(results: Results, data: str, num_resamples: int) -> Table:
     about, metric = results.about, results.about["metric"]
     users = {row: results.users.get(data, {}).get(row) for row in about["rows"]}
     runs = {row: metrics[metric] for row, metrics in users.items() if metrics}
-    compared = _compared(runs, about["reference"], num_resamples)
+    compared, pairs = _compared(runs, about["reference"], num_resamples)
     names = {name for metrics in users.values() for name in metrics or ()}
     rows = []
     for source in about["sources"]:
@@ -134,15 +135,18 @@ def _table(results: Results, data: str, num_resamples: int) -> Table:
         scored_users=next((values.shape[1] for values in runs.values()), 0),
         metrics=[metric, *sorted(names - {metric}, key=lambda name: _nearness(name, metric))],
         rows=sorted(rows, key=lambda row: about["rows"].index(row.name)),
-        pairs=all_pairs(runs, num_resamples) if len(runs) > 1 else {},
+        pairs=pairs,
     )
 
 
-def _compared(runs: Mapping[str, np.ndarray], reference: str, num_resamples: int) -> dict[str, Compared]:
+def _compared(
+    runs: Mapping[str, np.ndarray], reference: str, num_resamples: int
+) -> tuple[Mapping[str, Compared], Mapping[tuple[str, str], Pair]]:
     if reference in runs:
-        return compare(runs, reference, num_resamples)
+        return compare_and_pairs(runs, reference, num_resamples)
     # Each beside itself: its mean and sd alone, as there is nothing to compare with yet.
-    return {row: compare({row: values}, row, num_resamples=1)[row] for row, values in runs.items()}
+    alone = {row: compare({row: values}, row, num_resamples=1)[row] for row, values in runs.items()}
+    return alone, all_pairs(runs, num_resamples) if len(runs) > 1 else {}
 
 
 def _nearness(name: str, metric: str) -> tuple[bool, int, str]:
@@ -183,7 +187,7 @@ def _row(
         pruned=sum(run["status"] == "pruned" for run in search),
         best_so_far=np.fmax.accumulate(np.array(valid, np.float64)),
         chosen=_chosen(search),
-        seconds_to_best=timing.get("seconds_to_best"),
+        seconds_to_best=timing.get("seconds") if closed_form else timing.get("seconds_to_best"),
         seconds_per_epoch=timing.get("seconds_per_epoch"),
         peak_bytes=timing.get("peak_bytes"),
     )
