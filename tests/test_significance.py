@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rearm_jax.evaluation import significance
-from rearm_jax.evaluation.significance import all_pairs, compare, holm, power, standard_error
+from rearm_jax.evaluation.significance import all_pairs, compare, compare_and_pairs, holm, power, standard_error
 
 
 def simulate(rng, num_seeds, num_users, shift=0.0, seed_sd=0.0, both_sd=0.1, users=0.0):
@@ -173,6 +173,15 @@ def test_all_pairs_beside_scipy_and_pratt_by_hand():
         shift = sum(rank * sign for rank, sign in zip(ranks, signs, strict=True))
         deviation = math.sqrt(sum(rank**2 for rank, sign in zip(ranks, signs, strict=True) if sign))
         assert pair.wilcoxon == pytest.approx(2 * scipy.stats.norm.sf(abs(shift) / deviation))
+
+
+def test_both_at_once_are_each_alone():
+    runs = some_runs()
+    rows, pairs = compare_and_pairs(runs, "b", 300, seed=4)
+    assert repr(rows) == repr(compare(runs, "b", 300, seed=4))  # NaN, of the sd of one seed, is not equal to itself
+    assert pairs == all_pairs(runs, 300, seed=4)
+    with pytest.raises(ValueError, match="no model 'c'"):
+        compare_and_pairs(runs, "c", 300)
 
 
 def test_power_is_the_share_of_tests_that_find_it():

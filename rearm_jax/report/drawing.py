@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import io
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # After Okabe & Ito, whose colours colour-blind people can tell apart. A drawing uses no others; templates/style.css has
@@ -106,6 +107,59 @@ class Drawing:
             content = io.StringIO()
             figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
         return _for_page(content.getvalue(), f"{self.name}-{number}")
+
+
+def colour_and(shapes: Sequence, number: int) -> tuple[str, Any]:
+    """How to draw one of several: the sixth has the colour of the first again, and another shape."""
+    return SERIES[number % len(SERIES)], shapes[(number + number // len(SERIES)) % len(shapes)]
+
+
+def plain_ticks(axis: Any, text: Callable[[float], str]) -> None:
+    """Labels of a logarithmic axis without powers; also at 2 and 5 where it spans little, everywhere if very little."""
+
+    def minor(value: float, _: int) -> str:
+        low, high = axis.get_view_interval()
+        if high / low < 2.5 and axis.axis_name == "y":
+            return text(value)
+        leading = round(value / 10 ** math.floor(math.log10(value)))
+        return text(value) if high / low < 30 and leading in (2, 5) else ""
+
+    axis.set_major_formatter(lambda value, _: text(value))
+    axis.set_minor_formatter(minor)
+
+
+def legend_above(axes: Any, **settings: Any) -> None:
+    """A key in one row, between title and axes."""
+    legend = axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=5,
+        borderpad=0,
+        borderaxespad=0.4,
+        columnspacing=0.9,
+        handlelength=1.4,
+        handletextpad=0.4,
+        **settings,
+    )
+    legend.set_in_layout(False)  # a long key may reach over the edge of the axes, and does not make them narrow
+
+
+def legend_below(axes: Any, ncols: int) -> None:
+    """A key of several rows, under the label of the horizontal axis; the axes make room for it."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below_label = ScaledTranslation(0, -0.52, axes.figure.dpi_scale_trans)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axes.transAxes + below_label,
+        ncols=ncols,
+        borderpad=0,
+        borderaxespad=0,
+        columnspacing=1.2,
+        handlelength=2.4,
+        handletextpad=0.5,
+    )
 
 
 @contextlib.contextmanager

@@ -1,13 +1,24 @@
 """The drawings of the report, each from numbers that are at hand already."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from rearm_jax.report.drawing import BLUE, DASHES, MARKERS, MUTED, ORANGE, PAPER, SERIES, Drawing
+from rearm_jax.report.drawing import (
+    BLUE,
+    DASHES,
+    MARKERS,
+    MUTED,
+    ORANGE,
+    PAPER,
+    SERIES,
+    Drawing,
+    colour_and,
+    legend_above,
+    plain_ticks,
+)
 from rearm_jax.report.features import AttentionBlock, Embedding
 from rearm_jax.report.measures import Estimate, GraphSide, Group
 
@@ -132,8 +143,8 @@ def _curve(records: Sequence[Mapping], name: str) -> tuple[np.ndarray, np.ndarra
 def _losses(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     _curves(axes, curves, best)
     axes.set(title="Loss", ylabel="loss, mean over an epoch", yscale="log")
-    _plain_ticks(axes.yaxis, "{:g}".format)
-    _legend_above(axes)
+    plain_ticks(axes.yaxis, "{:g}".format)
+    legend_above(axes)
 
 
 def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
@@ -146,33 +157,28 @@ def _metrics(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], bes
     )
     axes.set_ylim(bottom=0)
     axes.set(title="Validation", ylabel="metric, mean over users")
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def _curves(axes: Any, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], best: int) -> None:
     axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
     for number, (name, (epochs, values)) in enumerate(curves.items()):
-        colour, dash = _colour_and(DASHES, number)
+        colour, dash = colour_and(DASHES, number)
         axes.plot(epochs, values, color=colour, linestyle=dash, label=name, marker="o" if len(epochs) < 5 else None)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
 
 
-def _colour_and(shapes: Sequence, number: int) -> tuple[str, Any]:
-    """How to draw one of several: the sixth has the colour of the first again, and another shape."""
-    return SERIES[number % len(SERIES)], shapes[(number + number // len(SERIES)) % len(shapes)]
-
-
 def _scatter(axes: Any, title: str, embedding: Embedding) -> None:
     for number, (kind, points) in enumerate(embedding.points.items()):
-        colour, marker = _colour_and(MARKERS, number)
+        colour, marker = colour_and(MARKERS, number)
         axes.plot(*points.T, marker, color=colour, markersize=3.2, markeredgewidth=0, alpha=0.75, label=kind)
     axes.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[], aspect="equal")
     axes.set_adjustable("datalim")
     axes.set_title(
         f"silhouette {embedding.silhouette:.2f}", loc="right", fontweight="normal", color=MUTED, fontsize=9.5
     )
-    _legend_above(axes, markerscale=2)
+    legend_above(axes, markerscale=2)
 
 
 def _estimates(axes: Any, title: str, x_label: str, y_label: str, groups: Sequence[Group], model: str) -> None:
@@ -199,7 +205,7 @@ def _estimates(axes: Any, title: str, x_label: str, y_label: str, groups: Sequen
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_ylim(bottom=0)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def _named(blocks: Sequence[AttentionBlock], field: str) -> dict[str, np.ndarray]:
@@ -237,7 +243,7 @@ def _ranges(
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", visible=True)
     axes.set(title=title, xlabel=x_label)
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def _survival(axes: Any, title: str, x_label: str, degrees: Mapping[str, np.ndarray]) -> None:
@@ -248,37 +254,7 @@ def _survival(axes: Any, title: str, x_label: str, degrees: Mapping[str, np.ndar
             values[values > 0], shares[values > 0], color=colour, linestyle=dash, drawstyle="steps-pre", label=name
         )
     axes.set(title=title, xlabel=x_label, ylabel="share of nodes", xscale="log", yscale="log")
-    _plain_ticks(axes.xaxis, "{:g}".format)
-    _plain_ticks(axes.yaxis, lambda share: f"{100 * share:g}%")
+    plain_ticks(axes.xaxis, "{:g}".format)
+    plain_ticks(axes.yaxis, lambda share: f"{100 * share:g}%")
     axes.grid(axis="both", visible=True)
-    _legend_above(axes)
-
-
-def _plain_ticks(axis: Any, text: Callable[[float], str]) -> None:
-    """Labels of a logarithmic axis without powers; also at 2 and 5 where it spans little, everywhere if very little."""
-
-    def minor(value: float, _: int) -> str:
-        low, high = axis.get_view_interval()
-        if high / low < 2.5 and axis.axis_name == "y":
-            return text(value)
-        leading = round(value / 10 ** math.floor(math.log10(value)))
-        return text(value) if high / low < 30 and leading in (2, 5) else ""
-
-    axis.set_major_formatter(lambda value, _: text(value))
-    axis.set_minor_formatter(minor)
-
-
-def _legend_above(axes: Any, **settings: Any) -> None:
-    """A key in one row, between title and axes."""
-    legend = axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=5,
-        borderpad=0,
-        borderaxespad=0.4,
-        columnspacing=0.9,
-        handlelength=1.4,
-        handletextpad=0.4,
-        **settings,
-    )
-    legend.set_in_layout(False)  # a long key may reach over the edge of the axes, and does not make them narrow
+    legend_above(axes)

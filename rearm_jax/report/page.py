@@ -10,17 +10,18 @@ from rearm_jax.report.sections import YARDSTICKS, title
 from rearm_jax.training.outcome import headline_metrics, weaknesses
 
 
-def render(template: str, **shown: Any) -> str:
+def render(template: str, package: str = __package__, **shown: Any) -> str:
     """A file of templates/ filled in; all text is escaped.
 
     Args:
       template: its name; "page.html" is the whole page, the others are parts of it.
+      package: whose templates/ it is in; what is not there is looked for in this package's.
       shown: what the template names.
 
     Raises:
       jinja2.UndefinedError: the template names something that is not in `shown`.
     """
-    return _environment().get_template(template).render(shown)
+    return _environment(package).get_template(template).render(shown)
 
 
 def head(dataset: Dataset, result: Mapping, metric: str) -> dict[str, Any]:
@@ -52,10 +53,10 @@ def foot(result: Mapping) -> dict[str, str]:
 
 
 @functools.cache
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _environment(package: str) -> Any:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader(__package__)
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader(__package__)])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
