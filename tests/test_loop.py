@@ -265,7 +265,7 @@ def scripted(monkeypatch):
             return {f"{split}/{name}@{k}": value for name in ("recall", "ndcg") for k in self.ks}
 
     monkeypatch.setattr(loop, "Evaluator", Script)
-    monkeypatch.setattr(loop, "describe_run", lambda experiment, progress: dataclasses.asdict(progress))
+    monkeypatch.setattr(loop, "describe_run", lambda experiment, progress, params: dataclasses.asdict(progress))
     return Script
 
 

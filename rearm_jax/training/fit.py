@@ -66,7 +66,7 @@ def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = No
             save_fit(checkpoints, params, dataclasses.asdict(progress), progress.best_value)
         if config.evaluation.test:
             metrics |= _metrics(experiment, params, "test", by_popularity=True)
-    result = metrics | describe_run(experiment, progress) | {"best_step": STEP, "steps": STEP}
+    result = metrics | describe_run(experiment, progress, params) | {"best_step": STEP, "steps": STEP}
     if is_first():
         write_result(workdir, result)
     return result

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.evaluation.splits import scored_splits
-from rearm_jax.experiment import Experiment
+from rearm_jax.experiment import Experiment, abstract_params
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.check_finite import check_numbers, check_state
@@ -111,7 +111,7 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
                 result = evaluate(params, "valid")
                 if config.evaluation.test:
                     result |= evaluate(params, "test", by_popularity=True)
-            result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
+            result |= describe_run(experiment, progress, abstract_params(experiment)) | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
             return result, None

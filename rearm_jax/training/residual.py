@@ -82,6 +82,7 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
         metrics |= scores_metrics(joined, dataset, "test", ks, block_size, popularity_k)
     by_weight = {str(weight): value for weight, value in zip(weights, values, strict=True)}
     about = {"model": config.residual.model, "weight": residual.weight, name: by_weight}
+    about["parameters"] = sum(array.size for array in params.values())
     return metrics | {"residual": about}
 
 
