@@ -29,12 +29,13 @@ from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError
-from rearm_jax.graphs import knn, relations
+from rearm_jax.graphs import relations
 from rearm_jax.graphs.adjacency import make_adjacency, propagate, user_item_adjacency
-from rearm_jax.graphs.cache import cached_graph, graph_path
 from rearm_jax.graphs.sampled import sample_edges
+from rearm_jax.graphs.semantic import semantic_graph
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
+from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -43,30 +44,24 @@ from rearm_jax.settings import (
     MODALITY_WEIGHTS,
     NOT_NEGATIVE,
     POSITIVE,
-    SWITCH,
     Setting,
-    choice,
     integer,
     modality_weights,
     one_weight_each,
 )
 
 
-class Model(Ranked):
-    """The model. Names of modalities and widths of their features are in the order of config.data.modalities."""
+class Model(Ranked, Featured):
+    """LightGCN over the edges of an epoch, and the frozen graph of the items."""
 
     title = "FREEDOM"
     settings = {
         "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
-        "graph.item_knn_k": Setting(10, integer(1), "neighbours of an item in the graph of a modality", "items"),
+        "graph.item_knn_k": ITEM_KNN_K,
         "graph.item_modality_weights": Setting(
             (), MODALITY_WEIGHTS, "of each modality's graph of items; the paper's are (0.1, 0.9) for image and text"
         ),
-        "graph.knn": Setting(
-            "auto",
-            choice("auto", "exact", "approx"),
-            '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
-        ),
+        "graph.knn": KNN,
         "graph.edge_dropout": Setting(0.8, FRACTION, "share of the user-item edges that an epoch leaves out"),
         "model.embedding_dim": Setting(64, integer(1), "width of the embeddings"),
         "model.num_layers": Setting(2, integer(0), "of the user-item graph"),
@@ -74,7 +69,7 @@ class Model(Ranked):
         "model.init_scale": Setting(
             0.0, NOT_NEGATIVE, "standard deviation of the ID embeddings at the start; 0: Xavier uniform, as published"
         ),
-        "model.train_features": Setting(True, SWITCH, "false: the features stay those of the data"),
+        "model.train_features": TRAIN_FEATURES,
         "loss.modality_weight": Setting(1e-3, NOT_NEGATIVE, "of the ranking loss of each modality's features"),
         **RANKING,
     }
@@ -92,13 +87,11 @@ class Model(Ranked):
     counts_neighbours = True
     rates = {**Ranked.rates, "modality_weight": np.float32}
 
-    feature_widths: tuple[tuple[str, int], ...]
     embedding_dim: int
     num_layers: int
     num_item_layers: int
     edge_dropout: float
     init_scale: float
-    train_features: bool
     modality_weight: float
     dtype: DTypeLike
 
@@ -118,14 +111,7 @@ class Model(Ranked):
             "user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items),
             "item_item": make_adjacency(item_item, ("item",)),
         }
-        if config.loss.modality_weight and not config.model.train_features:
-            inputs |= {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
-        return inputs
-
-    def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
-        params = super().initial_params(key, inputs, dataset)
-        tables = {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
-        return params | {name: table for name, table in tables.items() if name in params}
+        return inputs | cls.frozen_features(dataset, config) if config.loss.modality_weight else inputs
 
     def epoch_inputs(self, inputs: Inputs, key: jax.Array) -> Inputs:
         if not self.edge_dropout:
@@ -159,11 +145,7 @@ class Model(Ranked):
 
     def _projected(self, name: str, width: int, inputs: Inputs, items: Nodes) -> jax.Array:
         """W_m X_m of the wanted items, float32 (b, d)."""
-        key = f"item_{name}_table"
-        # Filled from the data by `initial_params`; zeros here keep the features out of the module.
-        table: Any = (
-            self.param(key, nn.initializers.zeros, (self.num_items, width)) if self.train_features else inputs[key]
-        )
+        table = self.feature_table(name, width, inputs, items)
         projection = torch_linear(self.embedding_dim, self.dtype, f"{name}_projection", fan_in=width, use_bias=False)
         return projection(items.take(table)).astype(jnp.float32)
 
@@ -174,17 +156,9 @@ def _num_kept(num_edges: int, edge_dropout: float) -> int:
 
 def _item_graph(dataset: Dataset, graph: ConfigDict) -> scipy.sparse.csr_array:
     """S, float32 (num_items, num_items)."""
-    method = knn.choose_method(graph.knn, dataset.num_items)
-    if method == "approx":
-        knn.check_installed(graph.knn)
 
     def nearest(name: str) -> scipy.sparse.csr_array:
-        # REARM's semantic graph of the items, found in the cache where one of both models has built it.
-        relation = f"item semantic ({name})"
-        build = partial(relations.knn_graph, dataset.features[name], graph.item_knn_k, relation, method)
-        settings = {"k": graph.item_knn_k, "method": method}
-        path = graph_path(relation, dataset.content_hash, settings, graph.cache_dir)
-        return relations.binary_graph(cached_graph(relation, build, dataset.num_items, path))
+        return relations.binary_graph(semantic_graph(dataset, name, graph.item_knn_k, graph))
 
     weights = modality_weights(graph.item_modality_weights, len(dataset.features))
     return relations.combine(weights, [partial(nearest, name) for name in dataset.features])
