@@ -23,6 +23,7 @@ from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
+from rearm_jax.training import refit as refits
 from rearm_jax.training.display import log_shown
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.outcome import say_weaknesses
@@ -80,6 +81,31 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
         if result is not None:
             say_weaknesses(result, config.evaluation.metric)
     return result
+
+
+@without_x64()
+def refit(
+    workdir: str | os.PathLike, out: str | os.PathLike, by: str = "epochs", progress: bool = True
+) -> dict[str, Any] | None:
+    """Trains a finished run's settings on the interactions of all splits, for what is served; or goes on with that.
+
+    Args:
+      workdir: folder of the run.
+      out: folder of the refit.
+      by: how long: "epochs", as many as the run's best checkpoint had; or "steps", about as many optimiser steps.
+      progress: as `train`.
+
+    Returns:
+      As `train`; without metrics, as nothing is left to score. "refit_of" has those of the run.
+
+    Raises:
+      CheckpointError: the run is not finished, its data have changed, or `out` holds another run.
+      ConfigError: `by` is unknown, or `out` is the run itself.
+      DataError: its data are not there.
+    """
+    folder, target = _folder(workdir), _folder(out)
+    with log_shown(progress):
+        return refits.refit(run_config(folder), folder, target, by)[0]
 
 
 @without_x64()

@@ -1,6 +1,7 @@
 """REARM, multi-modal recommendation in JAX: trains, and uses what it has trained.
 
     python -m rearm_jax.main --config configs/demo.py --config.seed=1       trains, or goes on with the run
+    python -m rearm_jax.main --mode refit --workdir runs/demo --out runs/final   as long, on all interactions
     python -m rearm_jax.main --mode evaluate --workdir runs/demo            metrics, on standard output
     python -m rearm_jax.main --mode recommend --workdir runs/demo --users 3,17 --k 10
     python -m rearm_jax.main --mode export --workdir runs/demo              vectors, ids, index, score function
@@ -41,10 +42,11 @@ from rearm_jax.training.lock import RunLock
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.outcome import next_commands, say_weaknesses, table
 from rearm_jax.training.precision import without_x64
+from rearm_jax.training.refit import REFIT_BY, refit
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
-_MODES = ("train", "evaluate", "recommend", "export", "visualize")
+_MODES = ("train", "refit", "evaluate", "recommend", "export", "visualize")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
 _WORKDIR = flags.DEFINE(PathParser(), "workdir", "", "run folder; without it runs/NAME of the config")
@@ -69,12 +71,16 @@ _OUT = flags.DEFINE(
     None,
     "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)",
 )
+_REFIT_BY = flags.DEFINE_enum(
+    "refit_by", "epochs", REFIT_BY, "as many epochs as the best checkpoint had, or about as many steps"
+)
 _MODES_OF_FLAGS = {
-    "overwrite": ("train",),
-    "stopped_code": ("train",),
+    "overwrite": ("train", "refit"),
+    "stopped_code": ("train", "refit"),
+    "refit_by": ("refit",),
     "distributed": ("train", "evaluate"),
     **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
-    "out": ("recommend", "export", "visualize"),
+    "out": ("refit", "recommend", "export", "visualize"),
 }
 _COMPILED = ".cache/compiled"
 
@@ -104,7 +110,7 @@ def _dispatch() -> int:
     alone = not jax.distributed.is_initialized() or jax.process_count() == 1
     if not alone and _MODE.value not in _MODES_OF_FLAGS["distributed"]:
         raise ConfigError(f"--mode={_MODE.value} is the work of one process, and here are {jax.process_count()}")
-    modes = dict(zip(_MODES, (_train, _evaluate, _recommend, _export, _visualize), strict=True))
+    modes = dict(zip(_MODES, (_train, _refit, _evaluate, _recommend, _export, _visualize), strict=True))
     return modes[_MODE.value]()
 
 
@@ -115,6 +121,8 @@ def _check_flags() -> None:
             raise ConfigError(f"--{name} goes with --mode={' or '.join(modes)}, and this is {_MODE.value}")
     if _MODE.value != "train" and not _WORKDIR.value:
         raise ConfigError(f"--workdir is missing: name the run folder to {_MODE.value}")
+    if _MODE.value == "refit" and not _OUT.value:
+        raise ConfigError("--out is missing: name the folder of the refit")
 
 
 def _train() -> int:
@@ -131,12 +139,26 @@ def _train() -> int:
             first_only(clear_run_folder, workdir)
         result, stopped_by = train(experiment, workdir, lock)
     if result is None:
-        return INTERRUPTED if stopped_by == signal.SIGINT else _STOPPED_CODE.value
+        return _stopped(stopped_by)
     metric = experiment.config.evaluation.metric
     logging.info("%s\nrun folder: %s (all metrics: result.json)", table(result, metric), workdir)
     say_weaknesses(result, metric)
     logging.info("%s", next_commands(_program(), workdir, experiment.dataset.labels.user_ids[:100]))
     return DONE
+
+
+def _refit() -> int:
+    assert _OUT.value  # `_check_flags` saw to it
+    config = run_config(_WORKDIR.value, _CONFIG.value)
+    result, stopped_by = refit(config, _WORKDIR.value, _OUT.value, _REFIT_BY.value, _OVERWRITE.value)
+    if result is None:
+        return _stopped(stopped_by)
+    logging.info("%s\nrun folder: %s", table(result, config.evaluation.metric), _OUT.value)
+    return DONE
+
+
+def _stopped(signal_number: int | None) -> int:
+    return INTERRUPTED if signal_number == signal.SIGINT else _STOPPED_CODE.value
 
 
 def _evaluate() -> int:

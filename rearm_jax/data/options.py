@@ -61,7 +61,7 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         default="random",
         help="default random, per user; see data/prepare/splitting.py",
     )
-    add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1")
+    add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1; 1:0:0: train alone")
     add("--seed", type=int, default=0, help="of the random split; default 0")
     add(
         "--interactions_header",

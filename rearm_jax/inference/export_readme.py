@@ -22,6 +22,7 @@ def export_readme(trained: Trained, width: int, has_index: bool) -> str:
     fitted = experiment.model if trained.is_fitted else experiment.residual
     params = trained.residual.params if trained.residual else trained.params if trained.is_fitted else {}
     result = read_result(trained.workdir) or {}
+    origin = result.get("refit_of")
     metrics = {name: value for name, value in result.items() if name.startswith(("valid/", "test/"))}
     facts: Mapping[str, Any] = {
         "workdir": trained.workdir,
@@ -39,7 +40,10 @@ def export_readme(trained: Trained, width: int, has_index: bool) -> str:
         "arrays": list(params),
         "content_hash": dataset.content_hash,
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "metrics": "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+        "whose": f"of the run `{origin['run']}`, which has the settings, and not of this refit" if origin else "",
+        "metrics": "\n".join(
+            f"| {name} | {value:.4f} |" for name, value in (origin["metrics"] if origin else metrics).items()
+        )
         or "| (the run has no result.json: it has not finished training) | |",
     }
     rows = [
@@ -127,7 +131,7 @@ and TPU.
     "fit": _HISTORY_NOTE + "There is no index of faiss: the model has no vectors.\n",
     "both": _HISTORY_NOTE + "An index of faiss can hold the vectors alone, not both scores.\n",
 }
-_FOOT = """| metric | |
+_FOOT = """| metric | {whose} |
 |---|---|
 {metrics}
 

@@ -38,7 +38,7 @@ class Evaluator:
         self._ks = tuple(settings.ks)
         self._k = int(settings.metric.split("@")[1])  # of the lists that are looked at by popularity
         self._splits = {}
-        for split in scored_splits(settings):
+        for split in scored_splits(settings, experiment.dataset):
             blocks, positives = blocks_and_positives(
                 experiment.dataset, split, settings.block_size, placement.num_block_shares
             )
