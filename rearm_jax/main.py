@@ -33,6 +33,7 @@ from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
+from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import Trained, load_trained, run_config
 from rearm_jax.program import DONE, INTERRUPTED, help_was_asked_for, run_program
 from rearm_jax.report.visualize import check_report, write_report
@@ -65,6 +66,14 @@ _UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that 
 _NEW_ITEMS = flags.DEFINE(
     PathParser(), "new_items", None, "folder of features and ids of items that training did not see"
 )
+_SEEN = flags.DEFINE(
+    PathParser(),
+    "seen",
+    "all",
+    "what users have, and do not get: all, train or none of the data's splits; or a table of interactions beside all",
+)
+_USER_COLUMN = flags.DEFINE_string("user_column", None, "of the table of interactions, where it is not recognised")
+_ITEM_COLUMN = flags.DEFINE_string("item_column", None, "of the table of interactions, where it is not recognised")
 _OUT = flags.DEFINE(
     PathParser(),
     "out",
@@ -80,6 +89,7 @@ _MODES_OF_FLAGS = {
     "refit_by": ("refit",),
     "distributed": ("train", "evaluate"),
     **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
+    **dict.fromkeys(("seen", "user_column", "item_column"), ("recommend", "export")),
     "out": ("refit", "recommend", "export", "visualize"),
 }
 _COMPILED = ".cache/compiled"
@@ -172,6 +182,7 @@ def _evaluate() -> int:
 
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
+    check_seen(_SEEN.value)
     with _trained_run() as trained:
         recommend_run(
             trained,
@@ -182,15 +193,21 @@ def _recommend() -> int:
             exclude=_EXCLUDE.value,
             unknown=_UNKNOWN.value,
             new_items=_NEW_ITEMS.value,
+            **_seen(),
         )
     return DONE
 
 
 def _export() -> int:
     out = _OUT.value or os.path.join(_WORKDIR.value, "export")
+    check_seen(_SEEN.value)
     with _trained_run(check_export, out) as trained:
-        export_run(trained, out)
+        export_run(trained, out, **_seen())
     return DONE
+
+
+def _seen() -> dict[str, Any]:
+    return {"seen": _SEEN.value, "user_column": _USER_COLUMN.value, "item_column": _ITEM_COLUMN.value}
 
 
 def _visualize() -> int:

@@ -271,6 +271,10 @@ def refusing(dispatch, tmp_path, monkeypatch):
             "--format goes with --mode=recommend, and this is evaluate",
         ),
         (("--mode=evaluate", "--workdir=run", "--out=x"), "--out goes with"),
+        (
+            ("--mode=evaluate", "--workdir=run", "--seen=all"),
+            "--seen goes with --mode=recommend or export, and this is",
+        ),
         (("--mode=export", "--workdir=run", "--k=20"), "--k goes with --mode=recommend, and this is export"),
         (("--mode=visualize", "--workdir=run", "--new_items=x"), "--new_items goes with --mode=recommend"),
         ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train or refit, and this is recommend"),
@@ -284,7 +288,7 @@ def refusing(dispatch, tmp_path, monkeypatch):
         (("--mode=export", "--workdir="), "--workdir is missing: name the run folder to export"),
         (("--mode=visualize",), "--workdir is missing: name the run folder to visualize"),
         (("--mod=recommend", "--workdir=run"), "Unknown command line flag 'mod'. Did you mean: mode"),
-        ((*RECOMMEND, "--user=3"), "Unknown command line flag 'user'. Did you mean: users"),
+        ((*RECOMMEND, "--userss=3"), "Unknown command line flag 'userss'. Did you mean: users"),
         (("--mode=recomend", "--workdir=run"), "--mode=recomend"),
         ((*RECOMMEND, "--k=0"), "--k=0"),
         ((*RECOMMEND, "--k=ten"), "--k=ten"),
@@ -308,6 +312,7 @@ def test_flags_are_refused_before_anything_happens(refusing, monkeypatch, argume
         ((*RECOMMEND, "--format=parquet"), "standard output: name a file"),
         ((*RECOMMEND, "--out=nowhere/lists.jsonl"), "there is no folder"),
         ((*RECOMMEND, "--out=."), ". is a folder: name a file"),
+        ((*RECOMMEND, "--seen=al"), "seen = 'al': must be one of"),
     ],
 )
 def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words):
