@@ -129,6 +129,26 @@ def test_the_score_function_runs_in_a_process_without_this_package(trained, fold
         assert len(shown) == 20
 
 
+def test_an_export_is_replaced_whole_or_not_at_all(trained, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="was not made by this command"):
+        export_run(trained, out, overwrite=True)
+    (out / "notes.txt").rename(out / "score.stablehlo")  # what tells an export
+    monkeypatch.setattr(export, "export_readme", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_run(trained, out, overwrite=True)
+    assert [path.read_text() for path in out.iterdir()] == ["mine"]
+    monkeypatch.undo()
+    export_run(trained, out, overwrite=True, seen="train")
+    assert list(tmp_path.iterdir()) == [out]
+    assert (out / "score.stablehlo").stat().st_size > 1000
+    assert len(np.load(out / "seen_items.npy")) == len(trained.experiment.dataset.train)
+    with pytest.raises(ConfigError, match="is not empty"):
+        export_run(trained, out)
+
+
 def test_the_readme_tells_shapes_metrics_and_versions(trained, folder):
     readme = (folder / "README.md").read_text("utf-8")
     for text in (
