@@ -186,7 +186,7 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(model, chang
 
     # The doors that every run has.
     assert rearm_jax.evaluate(tmp_path / "whole") == metrics
-    lists = rearm_jax.recommend(tmp_path / "whole", users=range(5), k=NUM_ITEMS)
+    lists = rearm_jax.recommend(tmp_path / "whole", users=range(5), k=NUM_ITEMS, seen="train")
     for user, one in enumerate(lists):
         listed = [place["item"] for place in one["items"]]
         seen = {item for owner, item in experiment.dataset.train.tolist() if owner == user}

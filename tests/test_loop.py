@@ -265,7 +265,9 @@ def scripted(monkeypatch):
             return {f"{split}/{name}@{k}": value for name in ("recall", "ndcg") for k in self.ks}
 
     monkeypatch.setattr(loop, "Evaluator", Script)
-    monkeypatch.setattr(loop, "describe_run", lambda experiment, progress, params: dataclasses.asdict(progress))
+    monkeypatch.setattr(
+        loop, "describe_run", lambda experiment, progress, *_: dataclasses.asdict(progress)
+    )
     return Script
 
 

@@ -262,22 +262,36 @@ def refusing(dispatch, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (("--users=3",), "--users goes with --mode=recommend, and this is train"),
-        (("--mode=train", "--out=x"), "--out goes with --mode=recommend or export or visualize, and this is train"),
+        (
+            ("--mode=train", "--out=x"),
+            "--out goes with --mode=refit or recommend or export or visualize, and this is train",
+        ),
         (
             ("--mode=evaluate", "--workdir=run", "--format=jsonl"),
             "--format goes with --mode=recommend, and this is evaluate",
         ),
         (("--mode=evaluate", "--workdir=run", "--out=x"), "--out goes with"),
+        (
+            ("--mode=evaluate", "--workdir=run", "--seen=all"),
+            "--seen goes with --mode=recommend or export, and this is",
+        ),
         (("--mode=export", "--workdir=run", "--k=20"), "--k goes with --mode=recommend, and this is export"),
         (("--mode=visualize", "--workdir=run", "--new_items=x"), "--new_items goes with --mode=recommend"),
-        ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train, and this is recommend"),
+        ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train or refit or export, and this is recommend"),
         ((*RECOMMEND, "--distributed"), "--distributed goes with --mode=train or evaluate, and this is recommend"),
+        (("--mode=refit", "--workdir=run"), "--out is missing: name the folder of the refit"),
+        (("--mode=refit", "--out=run"), "--workdir is missing: name the run folder to refit"),
+        (("--refit_by=steps",), "--refit_by goes with --mode=refit, and this is train"),
+        (("--mode=refit", "--workdir=run", "--out=final", "--refit_by=hours"), "epochs|steps"),
+        (("--mode=review", "--lists=x"), "--lists and --interactions are needed"),
+        (("--mode=review", "--lists=x", "--interactions=y", "--workdir=z"), "--workdir goes with --mode=train or"),
+        (("--mode=review", "--lists=x", "--interactions=y", "--min_recall=2"), "--min_recall=2"),
         (("--mode=evaluate",), "--workdir is missing: name the run folder to evaluate"),
         (("--mode=recommend", "--users=3"), "--workdir is missing: name the run folder to recommend"),
         (("--mode=export", "--workdir="), "--workdir is missing: name the run folder to export"),
         (("--mode=visualize",), "--workdir is missing: name the run folder to visualize"),
         (("--mod=recommend", "--workdir=run"), "Unknown command line flag 'mod'. Did you mean: mode"),
-        ((*RECOMMEND, "--user=3"), "Unknown command line flag 'user'. Did you mean: users"),
+        ((*RECOMMEND, "--userss=3"), "Unknown command line flag 'userss'. Did you mean: users"),
         (("--mode=recomend", "--workdir=run"), "--mode=recomend"),
         ((*RECOMMEND, "--k=0"), "--k=0"),
         ((*RECOMMEND, "--k=ten"), "--k=ten"),
@@ -301,6 +315,7 @@ def test_flags_are_refused_before_anything_happens(refusing, monkeypatch, argume
         ((*RECOMMEND, "--format=parquet"), "standard output: name a file"),
         ((*RECOMMEND, "--out=nowhere/lists.jsonl"), "there is no folder"),
         ((*RECOMMEND, "--out=."), ". is a folder: name a file"),
+        ((*RECOMMEND, "--seen=al"), "seen = 'al': must be one of"),
     ],
 )
 def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words):
@@ -308,11 +323,27 @@ def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words
         refusing(*arguments)
 
 
-@pytest.mark.parametrize("mode", ["evaluate", "recommend", "export", "visualize"])
+@pytest.mark.parametrize("mode", ["refit", "evaluate", "recommend", "export", "visualize"])
 def test_a_folder_that_is_no_run_is_refused(dispatch, tmp_path, mode):
+    out = [f"--out={tmp_path}/out"] if mode == "refit" else []
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        dispatch(f"--mode={mode}", f"--workdir={tmp_path}/none")
+        dispatch(f"--mode={mode}", f"--workdir={tmp_path}/none", *out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_refitted(dispatch, trained, monkeypatch, caplog):
+    folder, _ = trained
+    caplog.set_level("INFO", "absl")
+    refit = ("--mode=refit", f"--workdir={folder}/runs/tiny", f"--out={folder}/runs/final")
+    assert dispatch(*refit) == 0
+    assert "nothing was scored: validation and test are empty" in caplog.text
+    result = json.loads((folder / "runs/final/result.json").read_text())
+    assert result["refit_of"]["metrics"] == metrics_of(json.loads((folder / "runs/tiny/result.json").read_text()))
+    caplog.clear()
+    assert dispatch(*refit) == 0
+    assert "final is finished" in caplog.text
+    assert dispatch(*refit, "--overwrite") == 0
+    assert "compiled the train step" in caplog.text
 
 
 def test_an_unknown_user_is_refused(dispatch, trained):

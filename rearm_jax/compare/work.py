@@ -30,6 +30,7 @@ from rearm_jax.training.lock import RunHeld, RunLock
 from rearm_jax.training.loop import train
 from rearm_jax.training.step import steps_per_epoch
 
+KEPT_METRICS = ("recall", "ndcg")  # of each user
 _POLL_SECONDS = 5  # while others hold all runs that are left
 
 
@@ -74,7 +75,8 @@ class Datasets:
     """The data sets of a spec, each read once."""
 
     def __init__(self, plan: Plan):
-        self._plan, self._name, self._dataset = plan, "", None
+        self._plan, self._name = plan, ""
+        self._dataset: Dataset | None = None
 
     def __call__(self, name: str) -> Dataset:
         """A data set; the one before is forgotten, as it may be large."""
@@ -150,7 +152,7 @@ def scored(experiment: Experiment, folder: Path, result: Mapping[str, Any]) -> d
     ks = tuple(config.evaluation.ks)
     lists, users, positives = split_lists(experiment, str(folder), "test")
     metrics = user_metrics(lists, users, positives, ks)
-    metrics = {name: metrics[name] for name in metrics if name.split("@")[0] in ("recall", "ndcg")}
+    metrics = {name: metrics[name] for name in metrics if name.split("@")[0] in KEPT_METRICS}
     for name, values in metrics.items():
         if not np.isclose(np.nanmean(values), result[f"test/{name}"], atol=1e-6):
             raise AssertionError(f"{folder}: test/{name} is {result[f'test/{name}']}, and its users' mean is another")
