@@ -265,9 +265,7 @@ def scripted(monkeypatch):
             return {f"{split}/{name}@{k}": value for name in ("recall", "ndcg") for k in self.ks}
 
     monkeypatch.setattr(loop, "Evaluator", Script)
-    monkeypatch.setattr(
-        loop, "describe_run", lambda experiment, progress, *_: dataclasses.asdict(progress)
-    )
+    monkeypatch.setattr(loop, "describe_run", lambda experiment, progress, *_: dataclasses.asdict(progress))
     return Script
 
 

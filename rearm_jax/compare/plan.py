@@ -99,7 +99,7 @@ class Plan:
 
     def search(self, data: str, row: str) -> list[Task]:
         """The runs that try settings."""
-        seed = self.spec.seed(data, row, 0)
+        seed = self.spec.search_seed(data, row)
         tries = self.spec.settings_tried(data, row)
         return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
 
@@ -119,7 +119,9 @@ class Plan:
         best = self.best(data, row)
         seeds = range(self.spec.num_seeds(row)) if best else ()
         return [
-            Task("final", data, row, best.setting, n, best.tried, self.spec.seed(data, row, n)) for n in seeds if best
+            Task("final", data, row, best.setting, n, best.tried, self.spec.final_seed(data, row, n))
+            for n in seeds
+            if best
         ]
 
     def timings(self) -> list[Task]:

@@ -112,10 +112,17 @@ class Spec:
         return {name: where for name, where in found.items() if name not in this.settings}
 
     def settings_tried(self, data: str, row: str) -> list[dict[str, Any]]:
-        """The settings tried, {} first; the first n of a longer list are the list of n."""
-        return search_list(self.space(row), self.tries, _seed("search", data, row))
+        """The settings tried, {} first; the first n of a longer list are the list of n.
 
-    def seed(self, data: str, row: str, number: int) -> int:
+        The list is the model's: a model that stands in two rows under two names is tuned alike in both.
+        """
+        return search_list(self.space(row), self.tries, _seed("settings", data, self.rows[row].model))
+
+    def search_seed(self, data: str, row: str) -> int:
+        """The seed of the runs that try settings, as the list the model's."""
+        return _seed("search", data, self.rows[row].model)
+
+    def final_seed(self, data: str, row: str, number: int) -> int:
         """The seed of a final run; rows have seeds of their own, as statistics take them."""
         return _seed("final", data, row) + number
 

@@ -6,7 +6,6 @@ from the last checkpoint. In one process, runs that differ in rates and seeds al
 
 import contextlib
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -174,9 +173,15 @@ def timed(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, Any]:
         steps = steps_per_epoch(len(experiment.dataset.train), experiment.config.batch_size)
         epoch = steps / result["steps_per_second"]
     best = result["seconds_to_best"]
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"seconds_per_epoch": epoch, "seconds_to_best": best, "peak_bytes": peak}
+    return {"seconds_per_epoch": epoch, "seconds_to_best": best, "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    with contextlib.suppress(OSError):  # getrusage of Linux counts the process that started this one, too
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on macOS in bytes
 
 
 @contextlib.contextmanager
