@@ -70,4 +70,6 @@ def metric_lines(run: Path) -> int:
 def result_of(run: Path) -> dict:
     """result.json but for the time that it took."""
     result = json.loads((run / "result.json").read_text())
-    return {name: value for name, value in result.items() if name not in ("seconds", "seconds_to_best", "steps_per_second")}
+    return {
+        name: value for name, value in result.items() if name not in ("seconds", "seconds_to_best", "steps_per_second")
+    }

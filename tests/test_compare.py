@@ -1,0 +1,352 @@
+"""The comparison's engine: what it runs, in which order, and what is left when it is killed."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+from rearm_jax.compare import Prune, Row, Spec
+from rearm_jax.compare import __main__ as command
+from rearm_jax.compare import work as working
+from rearm_jax.compare.gather import gather, parse_external, write_outputs
+from rearm_jax.compare.plan import OUTCOME_FILE, Plan
+from rearm_jax.compare.processes import in_processes
+from rearm_jax.compare.results import read_results
+from rearm_jax.compare.spec import load_spec
+from rearm_jax.compare.work import Datasets, work
+from rearm_jax.errors import CheckpointError, ConfigError
+from rearm_jax.evaluation.user_metrics import read_user_metrics
+from rearm_jax.recommender.search_space import Choice, LogUniform
+from rearm_jax.training import placement, step
+from rearm_jax.training.lock import RunLock
+from rearm_jax.training.run_folder import saved_config
+from tests.conftest import tiny_config
+
+SPACE = {"learning_rate": LogUniform(1e-3, 1e-1), "loss.l2_weight": LogUniform(1e-3, 1e-1)}
+SMALL = {"model.embedding_dim": 8, "model.init_scale": 0.1}
+TIMES = ("seconds", "seconds_to_best", "seconds_per_epoch", "peak_bytes")
+
+
+def spec_of(**changes) -> Spec:
+    rows = {"popular": Row("popular"), "ease": Row("ease"), "bpr": Row("bpr", SMALL, SPACE)}
+    spec = Spec(
+        data={"tiny": tiny_config(num_epochs=2)},
+        rows=rows,
+        reference="ease",
+        tries=3,
+        seeds=2,
+        ks=(5, 10),
+        metric="ndcg@10",
+        select_by="recall@10",
+        timing=False,
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+def outcomes(plan: Plan) -> dict:
+    """Run folder -> outcome, but for what a clock says."""
+    files = sorted(plan.workdir.glob(f"*/*/*/*/{OUTCOME_FILE}"))
+    found = {str(file.parent.relative_to(plan.workdir)): json.loads(file.read_text()) for file in files}
+    return {name: {k: v for k, v in outcome.items() if k not in TIMES} for name, outcome in found.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Plan:
+    plan = Plan(spec_of(), tmp_path_factory.mktemp("finished"))
+    assert work(plan) is None
+    return plan
+
+
+def test_every_setting_is_tried_and_the_best_runs_with_each_seed(finished):
+    found = outcomes(finished)
+    search = {"popular": 1, "ease": 3, "bpr": 3}  # popular has nothing to search
+    finals = {"popular": 1, "ease": 1, "bpr": 2}  # a closed form is the same with every seed
+    for row in search:
+        tried = {name: found[name]["valid"] for name in found if name.startswith(f"search/tiny/{row}/")}
+        assert len(tried) == search[row]
+        best = max(sorted(tried), key=tried.get)[-3:]
+        assert [name for name in found if name.startswith(f"final/tiny/{row}/")] == [
+            f"final/tiny/{row}/{best}-{seed}" for seed in range(finals[row])
+        ]
+
+
+def test_test_is_never_scored_while_settings_are_searched(finished):
+    for folder in finished.workdir.glob("search/*/*/*"):
+        assert not saved_config(folder).evaluation.test
+        assert not [name for name in json.loads((folder / "result.json").read_text()) if name.startswith("test/")]
+        assert "test" not in json.loads((folder / OUTCOME_FILE).read_text())
+    for folder in finished.workdir.glob("final/*/*/*"):
+        assert saved_config(folder).evaluation.test
+
+
+@pytest.mark.parametrize("name", ["evaluation.test", "seed", "evaluation.ks"])
+def test_no_spec_can_ask_for_what_the_comparison_sets(name):
+    with pytest.raises(ConfigError, match=f"row bpr: {name} is set by the comparison"):
+        spec_of(rows={"bpr": Row("bpr", {name: True})}, reference="bpr").check()
+
+
+def test_metrics_of_users_are_those_of_the_run(finished):
+    folders = list(finished.workdir.glob("final/*/*/*"))
+    assert folders
+    for folder in folders:
+        result = json.loads((folder / "result.json").read_text())
+        users = read_user_metrics(folder / "users.parquet")
+        assert set(users) == {"recall@5", "recall@10", "ndcg@5", "ndcg@10"}
+        for name, values in users.items():
+            assert len(values) == 60
+            np.testing.assert_allclose(np.nanmean(values, dtype=np.float64), result[f"test/{name}"], atol=1e-7)
+
+
+def test_seeds_of_rows_differ_and_a_model_has_one_list(tmp_path):
+    spec = spec_of(rows={"a": Row("bpr", SMALL, SPACE), "b": Row("bpr", SMALL, SPACE)}, reference="a")
+    assert spec.settings_tried("tiny", "a") == spec.settings_tried("tiny", "b")
+    assert spec.settings_tried("tiny", "a")[0] == {}
+    assert len({spec.final_seed("tiny", row, number) for row in "ab" for number in range(5)}) == 10
+    longer = dataclasses.replace(spec, tries=7)
+    assert longer.settings_tried("tiny", "a")[:3] == spec.settings_tried("tiny", "a")
+
+
+def test_a_killed_comparison_ends_as_if_it_had_not_been(finished, tmp_path, monkeypatch):
+    plan, calls = Plan(finished.spec, tmp_path), []
+
+    def killed(experiment, workdir, lock):
+        calls.append(workdir)
+        if len(calls) % 3 == 0:
+            raise KeyboardInterrupt
+        return train(experiment, workdir, lock)
+
+    train = working.train
+    monkeypatch.setattr(working, "train", killed)
+    interrupts = 0
+    while True:
+        try:
+            work(plan)
+            break
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts >= 4
+    assert outcomes(plan) == outcomes(finished)
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(finished, tmp_path):
+    plan = Plan(finished.spec, tmp_path)
+    first = next(plan.open_tasks())
+    waits = []
+
+    def end_the_other(seconds):
+        waits.append(seconds)
+        lock.__exit__(None, None, None)
+
+    lock = RunLock(plan.folder(first))
+    lock.__enter__()
+    # The others are worked at; then this one is waited for, and when it is free, done.
+    work(plan, sleep=end_the_other)
+    assert len(waits) == 1
+    assert outcomes(plan) == outcomes(finished)
+
+
+def test_settings_and_seeds_can_be_added_later(finished, tmp_path):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    before = outcomes(finished)
+    plan = Plan(dataclasses.replace(finished.spec, tries=4, seeds=3), tmp_path)
+    plan.check_folders()
+    work(plan)
+    after = outcomes(plan)
+    assert {name: after[name] for name in before} == before
+    assert "search/tiny/bpr/003" in after
+    best = plan.best("tiny", "bpr").setting
+    assert f"final/tiny/bpr/{best:03}-2" in after
+
+
+def test_a_workdir_of_another_spec_or_numerics_is_refused(finished, tmp_path):
+    other = dataclasses.replace(finished.spec, rows={**finished.spec.rows, "ease": Row("ease", {"model.l2": 3.0})})
+    other.check()
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        Plan(other, finished.workdir).check_folders()
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    file = next(tmp_path.glob(f"search/*/ease/*/{OUTCOME_FILE}"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"numerics": 1}))
+    with pytest.raises(ConfigError, match="was run by numerics version 1"):
+        work(Plan(finished.spec, tmp_path))
+
+
+def test_a_setting_that_cannot_be_run_is_told_and_the_others_go_on(tmp_path):
+    space = {"model.neighbours": Choice((3, 1000))}  # there are 40 items
+    spec = spec_of(rows={"itemknn": Row("itemknn", {}, space)}, reference="itemknn", tries=8)
+    plan = Plan(spec, tmp_path)
+    work(plan)
+    found = outcomes(plan)
+    failed = [name for name, outcome in found.items() if outcome["status"] == "failed"]
+    tried = spec.settings_tried("tiny", "itemknn")
+    assert [int(name[-3:]) for name in failed] == [
+        n for n, one in enumerate(tried) if one.get("model.neighbours") == 1000
+    ]
+    assert 0 < len(failed) < 8
+    assert all("too large, the data has 40 items" in found[name]["error"] for name in failed)
+    gather(plan, Datasets(plan), [])
+    runs = read_results([tmp_path]).runs
+    assert len(runs.filter(pl.col("status") == "failed")) == len(failed)
+
+
+def test_pruning_keeps_the_best_share(tmp_path):
+    spec = spec_of(rows={"bpr": Row("bpr", SMALL, SPACE)}, reference="bpr", tries=4, seeds=1, prune=Prune(1, 0.5))
+    plan = Plan(spec, tmp_path)
+    work(plan)
+    found = {name: outcome for name, outcome in outcomes(plan).items() if name.startswith("search")}
+    rungs = {name: json.loads((tmp_path / name / "rung.json").read_text())["valid"] for name in found}
+    going_on = sorted(rungs, key=lambda name: (-rungs[name], name))[:2]
+    assert sorted(name for name in found if found[name]["status"] == "done") == sorted(going_on)
+    assert all(found[name]["epochs"] == 2 for name in going_on)
+    assert [found[name]["status"] for name in found if name not in going_on] == ["pruned"] * 2
+
+
+def test_runs_share_programs_and_give_the_bits_of_a_run_alone(finished, tmp_path, monkeypatch):
+    traced = []
+    real = step.train_steps
+
+    def counted(*args):
+        traced.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(step, "train_steps", counted)
+    rows = {"bpr": Row("bpr", SMALL | {"model.embedding_dim": 9}, SPACE)}
+    spec = spec_of(rows=rows, reference="bpr")
+    together = Plan(spec, tmp_path / "together")
+    work(together)
+    assert len(traced) == 1  # three settings and two seeds
+    assert len({json.dumps(one) for one in spec.settings_tried("tiny", "bpr")}) == 3
+
+    alone = Plan(spec, tmp_path / "alone")
+    task = together.search("tiny", "bpr")[2]
+    jax.clear_caches()
+    placement._data_parallel.cache_clear()
+    with RunLock(alone.folder(task)) as lock:
+        working.run(alone, task, Datasets(alone), lock)
+    assert alone.outcome(task)["valid"] == together.outcome(task)["valid"]
+    results = [
+        json.loads((plan.folder(task) / "metrics.jsonl").read_text().splitlines()[-1]) for plan in (alone, together)
+    ]
+    assert results[0] == results[1]
+
+
+def test_gathered_results_make_tables_with_lists_from_outside(finished, tmp_path):
+    dataset = Datasets(finished)("tiny")
+    seen = {tuple(pair) for pair in dataset.train.tolist()}
+    places = []
+    for user in np.unique(dataset.test[:, 0]).tolist():
+        free = [item for item in range(dataset.num_items) if (user, item) not in seen][:10]
+        places += [(str(user), str(item), rank) for rank, item in enumerate(free, 1)]
+    lists = tmp_path / "lists.parquet"
+    pl.DataFrame(places, schema={"user": pl.String, "item": pl.String, "rank": pl.Int64}, orient="row").write_parquet(
+        lists
+    )
+    plan = Plan(finished.spec, tmp_path)
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    gather(plan, Datasets(plan), parse_external(plan, [f"others={lists}"]))
+    write_outputs([tmp_path], tmp_path)
+    results = read_results([tmp_path])
+    assert results.about["rows"] == ["popular", "ease", "bpr", "others"]
+    positives = {
+        user: set(dataset.test[dataset.test[:, 0] == user, 1].tolist()) for user in np.unique(dataset.test[:, 0])
+    }
+    recall = {}
+    for user, item, _ in places:
+        recall[int(user)] = recall.get(int(user), 0) + (int(item) in positives[int(user)]) / len(positives[int(user)])
+    np.testing.assert_allclose(results.users["tiny"]["others"]["recall@10"][0], list(recall.values()), rtol=1e-6)
+    for name in ("table.md", "table.tex", "report.html"):
+        assert "others" in (tmp_path / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("word", ["x", "=f", "x=", "x@nowhere=f", "ease=f"])
+def test_a_wrong_external_is_refused(finished, word):
+    with pytest.raises(ConfigError, match="--external"):
+        parse_external(finished, [word])
+
+
+SPEC_FILE = """
+from rearm_jax import default
+from rearm_jax.compare import Row, Spec
+from rearm_jax.settings import *
+def get_spec():
+    config = default.get_config()
+    config.data.source = "synthetic"
+    return Spec(data={"d": config}, rows={%s}, reference=%r, tries=1, seeds=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("get_spec = 3", "TypeError: 'int' object is not callable"),
+        ("", "must define get_spec"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("def get_spec(): return 3", "must return a rearm_jax.compare.Spec, not int"),
+        (SPEC_FILE % ('"a": Row("eas")', "a"), "there is no model 'eas'"),
+        (SPEC_FILE % ('"a": Row("ease")', "b"), "reference = 'b': must be one of the rows, a"),
+        (SPEC_FILE % ('"a/b": Row("ease")', "a/b"), "names are those of folders"),
+        (SPEC_FILE % ('"a": Row("ease", {"loss.l2_weight": 1.0})', "a"), "row a on d: loss.l2_weight"),
+        (SPEC_FILE % ('"a": Row("bpr", {"learning_rate": -1.0})', "a"), "row a on d: learning_rate = -1.0"),
+        (SPEC_FILE % ('"a": Row("bpr", {"residual.model": "bpr"})', "a"), "residual.model = 'bpr'"),
+    ],
+)
+def test_a_wrong_spec_is_explained(tmp_path, text, message):
+    file = tmp_path / "spec.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        load_spec(file)
+
+
+def test_mistakes_on_the_command_line_are_explained(tmp_path, capsys):
+    spec = tmp_path / "spec.py"
+    spec.write_text(SPEC_FILE % ('"a": Row("ease")', "a"))
+    for words, message in [
+        (["--workdir", "x"], "needs --spec"),
+        (["--workdir", "x", "--spec", "missing.py"], "there is no such file"),
+        (["--workdir", "x", "--spec", str(spec), "--workers", "0"], "--workers=0: must be at least 1"),
+        (["--workdir", "x", "--workdir", "y", "--spec", str(spec)], "one --workdir"),
+        (["--mode", "table", "--workdir", str(tmp_path)], "compare.json"),
+        (["--mode", "table", "--workdir", str(tmp_path), "--spec", str(spec)], "--mode=table needs none"),
+    ]:
+        assert command.main(words) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "load_spec", lambda path: spec_of())
+    assert command.main(["--spec", "-", "--workdir", str(tmp_path / "w"), "--dry_run", "--workers", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "tiny, bpr: 3 + 2;" in printed
+    assert "tiny, ease: 3 + 1;" in printed
+    assert not (tmp_path / "w").exists()
+
+
+def test_processes_share_the_cores_and_pass_their_codes_on(tmp_path):
+    show = (
+        f"import os, sys; open(os.path.join({str(tmp_path)!r}, sys.argv[1]), 'w').write(repr(os.sched_getaffinity(0)))"
+    )
+    assert in_processes([[sys.executable, "-c", show, name] for name in "ab"]) == 0
+    cores = [cores_in(tmp_path / name) for name in "ab"]
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert not cores[0] & cores[1]
+        assert cores[0] | cores[1] == os.sched_getaffinity(0)
+    code = "import sys; sys.exit(int(sys.argv[1]))"
+    assert in_processes([[sys.executable, "-c", code, str(number)] for number in (0, 3, 0)]) == 3
+    assert in_processes([[sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]]) == 70
+
+
+def cores_in(path) -> set[int]:
+    return {int(word) for word in path.read_text().strip("{}").split(",")}
+
+
+def test_an_interval_is_of_the_space():
+    spec = spec_of()
+    for tried in spec.settings_tried("tiny", "bpr")[1:]:
+        assert tried.keys() == SPACE.keys()
+        assert all(math.isfinite(value) and 1e-3 <= value <= 1e-1 for value in tried.values())
