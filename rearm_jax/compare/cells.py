@@ -35,8 +35,9 @@ def quality(table: Table, reference: str) -> Cells:
 
 
 def cost(table: Table) -> Cells:
-    """What the lists are beside hits, and what the rows cost."""
-    measures = list(dict.fromkeys(name for row in table.rows for name in row.lists))
+    """What the lists are beside hits, at the cut-off that the rows are compared at, and what the rows cost."""
+    cutoff = table.metrics[0].partition("@")[2]
+    measures = dict.fromkeys(name for row in table.rows for name in row.lists if name.endswith(f"@{cutoff}"))
     columns: list[tuple[str, list[str]]] = [
         (title(name), _column([row.lists.get(name) for row in table.rows], decimals=3)) for name in measures
     ]
