@@ -205,6 +205,18 @@ def test_numbers_that_are_compared_have_the_same_decimals(tables):
             assert len({len(text.rpartition(".")[2]) for text in texts if not text.startswith("<")}) <= 1, head
 
 
+def test_a_time_that_is_too_short_to_be_written_is_not_0(written, tmp_path):
+    folder, users = written
+    runs = pl.read_parquet(folder / "results.parquet").to_dicts()
+    for run in runs:
+        if run["kind"] == "timing" and run["row"] == "MostPopular":
+            run["seconds"] = 2e-4
+    write_results(tmp_path, about(), runs, users)
+    table = markdown_tables(markdown(summarise(read_results([tmp_path]), 200)))[1]
+    assert table["MostPopular"]["seconds to the best"] == "<0.001"
+    assert re.fullmatch(r"0\.\d{3}", table["EASE"]["seconds to the best"])
+
+
 def test_small_differences_get_more_decimals(tmp_path):
     """A standard error of 3e-6 is not written as 0.0000."""
     rng = np.random.default_rng(0)

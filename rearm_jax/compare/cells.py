@@ -179,4 +179,8 @@ def _column(values: Iterable[float | None], decimals: int | None = None) -> list
     if decimals is None:
         smallest = min((value for value in values if value), default=1.0)
         decimals = min(max(1 - math.floor(math.log10(smallest)), 0), 3)
-    return [_or_dash(value, f"{{:,.{decimals}f}}".format) for value in values]
+    least = 10.0**-decimals
+    return [
+        "<" + f"{least:.{decimals}f}" if value and value < least / 2 else _or_dash(value, f"{{:,.{decimals}f}}".format)
+        for value in values
+    ]
