@@ -105,4 +105,5 @@ def _slices(mean, rng):
         for span in ((0, 3), (4, 8), (9, 17), (18, 40), (41, 300))
     ]
     lists = {"coverage@20": rng.uniform(0.2, 0.9), "gini@20": rng.uniform(0.5, 0.9), "novelty@20": -math.log2(mean)}
+    lists |= {"coverage@10": 0.1, "gini@10": 0.95, "novelty@10": -math.log2(mean)}
     return {"by_history": history, "by_popularity": popularity, "lists": lists}

@@ -149,6 +149,8 @@ def test_settings_chosen_and_failures(report, workdir):
         assert valid == f"{best['valid']:.4f}"
         given = json.loads(best["settings"])
         assert settings == (", ".join(f"{key} = {value}" for key, value in given.items()) or "the defaults")
+    for said in ("<td>setting 3</td><td>NonFiniteError", "<td>final run 2</td><td>killed</td>"):  # counted from 1
+        assert said in section(report, "failures")
     assert len(re.findall("<tr>", section(report, "failures"))) - 1 == 2 * (
         3 + 1
     )  # data sets; runs of REARM, of its twin

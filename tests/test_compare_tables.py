@@ -174,6 +174,7 @@ def test_costs(written, tables):
             if lists:
                 mean = sum(one["gini@20"] for one in lists) / len(lists)
                 assert number(cells["Gini@20"]) == pytest.approx(mean, abs=6e-4)
+    assert [head for head in tables[1]["REARM"] if "@" in head] == ["Coverage@20", "Gini@20", "Novelty@20"]
     assert tables[1]["REARM"]["failed"] == "2"
     assert tables[1]["FREEDOM/no graph"]["pruned"] == "1"
     assert tables[1]["EASE"]["parameters"] == "8,100"
@@ -202,6 +203,18 @@ def test_numbers_that_are_compared_have_the_same_decimals(tables):
         for head in next(iter(table.values())):
             texts = [cells[head] for cells in table.values() if re.search(r"\.\d", cells[head])]
             assert len({len(text.rpartition(".")[2]) for text in texts if not text.startswith("<")}) <= 1, head
+
+
+def test_a_time_that_is_too_short_to_be_written_is_not_0(written, tmp_path):
+    folder, users = written
+    runs = pl.read_parquet(folder / "results.parquet").to_dicts()
+    for run in runs:
+        if run["kind"] == "timing" and run["row"] == "MostPopular":
+            run["seconds"] = 2e-4
+    write_results(tmp_path, about(), runs, users)
+    table = markdown_tables(markdown(summarise(read_results([tmp_path]), 200)))[1]
+    assert table["MostPopular"]["seconds to the best"] == "<0.001"
+    assert re.fullmatch(r"0\.\d{3}", table["EASE"]["seconds to the best"])
 
 
 def test_small_differences_get_more_decimals(tmp_path):
@@ -282,6 +295,20 @@ def test_workdirs_that_are_joined_give_the_tables_of_one(written, tables, tmp_pa
     text = markdown(joined)
     assert markdown_tables(text) == tables
     assert text.count("    python -m rearm_jax.compare") == 3
+
+
+def test_lists_of_one_data_set_are_no_row_of_another(written, tmp_path):
+    folder, users = written
+    runs = [
+        run
+        for run in pl.read_parquet(folder / "results.parquet").to_dicts()
+        if (run["data"], run["row"]) != ("office", "other_toolkit")
+    ]
+    left = {key: metrics for key, metrics in users["office"].items() if key[0] != "other_toolkit"}
+    write_results(tmp_path, about(), runs, users | {"office": left})
+    found = markdown_tables(markdown(summarise(read_results([tmp_path]), 200)))
+    assert list(found[0])[6:] == ["other_toolkit †", "REARM, 3 layers"]
+    assert list(found[2])[5:] == ["FREEDOM/no graph", "REARM, 3 layers"]
 
 
 def test_before_the_first_final_run(tmp_path):

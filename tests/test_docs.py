@@ -22,12 +22,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MODULES = (  # whose flags may be named without a command around them
     "rearm_jax.main",
+    "rearm_jax.compare",
     "rearm_jax.data.prepare",
     "rearm_jax.data.download",
     "rearm_jax.inference.convert",
     "benchmarks.compile_for",
 )
 PARSERS = {  # module and function that define the flags of a command, where that is another module
+    "rearm_jax.compare": ("rearm_jax.data.options", "compare_parser"),
     "rearm_jax.data.prepare": ("rearm_jax.data.options", "prepare_parser"),
     "rearm_jax.data.download": ("rearm_jax.data.options", "download_parser"),
 }

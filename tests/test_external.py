@@ -1,16 +1,22 @@
 """Lists of other toolkits: what comes in is what was written, scored as ours are, and mistakes are refused."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 
 from rearm_jax.compare.external import read_external
+from rearm_jax.compare.results import read_results, write_results
+from rearm_jax.compare.summary import summarise
 from rearm_jax.data.dataset import group_by_user, make_dataset
 from rearm_jax.errors import DataError
 from rearm_jax.evaluation.metrics import split_metrics
+from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.scoring import rank_split
-from rearm_jax.evaluation.slices import list_measures
+from rearm_jax.evaluation.slices import by_history, list_measures
 from rearm_jax.evaluation.user_metrics import user_metrics
+from tests.comparison import about
 
 NUM_USERS, NUM_ITEMS, K = 30, 20, 6
 
@@ -87,6 +93,36 @@ def test_short_and_long_lists(dataset, tmp_path):
         f"{file}: 2 lists are shorter than 6, the largest cut-off: their empty places find nothing",
         f"{file}: 23 lists are longer than 6: what is beyond is not scored",
     ]
+
+
+def test_they_become_a_row_of_a_table(dataset, tmp_path):
+    """With all that is measured of our own rows, from the lists alone."""
+    rows, _ = best_items(dataset)
+    lists = {"best": rows, "upside down": [(user, item, 7 - rank) for user, item, rank in rows]}
+    head = about(rows=list(lists), reference="best", data=["d"], metric=f"ndcg@{K}")
+    head["data"]["d"] |= {"users": NUM_USERS, "items": NUM_ITEMS}
+    runs, users = [], {}
+    for name, given in lists.items():
+        top_items, scored, _ = read_external(save(tmp_path / "lists.parquet", given), dataset, K)
+        metrics = user_metrics(top_items, scored, group_by_user(dataset.test, NUM_USERS), (3, K))
+        users[name, 0] = {name: metrics[name] for name in (f"ndcg@{K}", f"recall@{K}", "ndcg@3", "recall@3")}
+        slices = {
+            "by_history": by_history(users[name, 0], dataset),
+            "by_popularity": found_by_popularity(dataset, "test", scored, top_items),
+            "lists": list_measures(top_items, scored, dataset, K),
+        }
+        run = {"data": "d", "row": name, "model": "external", "kind": "external", "number": 0, "status": "done"}
+        runs.append(run | {"numerics": 1, "closed_form": False, "slices": json.dumps(slices)})
+    write_results(tmp_path, head, runs, {"d": users})
+    [table] = summarise(read_results([tmp_path]), num_resamples=200).tables
+    for row in table.rows:
+        assert row.one_seed
+        assert row.compared.mean == pytest.approx(np.nanmean(users[row.name, 0][f"ndcg@{K}"]), rel=1e-6)
+        assert sum(group["users"] for group in row.by_history) == 25
+        assert sum(group["positives"] for group in row.by_popularity) == len(dataset.test)
+        assert row.lists.keys() == {f"coverage@{K}", f"gini@{K}", f"novelty@{K}"}
+    assert table.metrics == [f"ndcg@{K}", f"recall@{K}", "ndcg@3", "recall@3"]
+    assert table.rows[0].lists == pytest.approx(table.rows[1].lists)  # the same items in another order
 
 
 def test_users_of_validation(dataset, tmp_path):

@@ -35,8 +35,9 @@ def quality(table: Table, reference: str) -> Cells:
 
 
 def cost(table: Table) -> Cells:
-    """What the lists are beside hits, and what the rows cost."""
-    measures = list(dict.fromkeys(name for row in table.rows for name in row.lists))
+    """What the lists are beside hits, at the cut-off that the rows are compared at, and what the rows cost."""
+    cutoff = table.metrics[0].partition("@")[2]
+    measures = dict.fromkeys(name for row in table.rows for name in row.lists if name.endswith(f"@{cutoff}"))
     columns: list[tuple[str, list[str]]] = [
         (title(name), _column([row.lists.get(name) for row in table.rows], decimals=3)) for name in measures
     ]
@@ -178,4 +179,8 @@ def _column(values: Iterable[float | None], decimals: int | None = None) -> list
     if decimals is None:
         smallest = min((value for value in values if value), default=1.0)
         decimals = min(max(1 - math.floor(math.log10(smallest)), 0), 3)
-    return [_or_dash(value, f"{{:,.{decimals}f}}".format) for value in values]
+    least = 10.0**-decimals
+    return [
+        "<" + f"{least:.{decimals}f}" if value and value < least / 2 else _or_dash(value, f"{{:,.{decimals}f}}".format)
+        for value in values
+    ]

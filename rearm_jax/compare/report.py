@@ -14,6 +14,8 @@ from rearm_jax.files import whole_file
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.report.page import render
 
+_RUNS = {"search": "setting", "final": "final run", "timing": "timed run", "external": "lists"}  # before its number
+
 
 def check_report() -> None:
     """Raises ConfigError if a package of the extra `report` is missing; to be asked before any run."""
@@ -54,7 +56,9 @@ def page(summary: Summary) -> str:
         time=figures.time(tables),
         slices=[part for table in tables for part in (_by_history(table), _by_popularity(table)) if part],
         chosen=[_chosen(table, select_by) for table in tables],
-        failures=[(data, row, kind, str(number), error) for data, row, kind, number, error in summary.failures],
+        failures=[
+            (data, row, f"{_RUNS[kind]} {number + 1}", error) for data, row, kind, number, error in summary.failures
+        ],
         pairs=[cells.pairs(table) for table in tables if table.pairs],
         pairs_note=PAIRS,
         made=made,

@@ -123,12 +123,14 @@ def _table(results: Results, data: str, num_resamples: int) -> Table:
     runs = {row: metrics[metric] for row, metrics in users.items() if metrics}
     compared, pairs = _compared(runs, about["reference"], num_resamples)
     names = {name for metrics in users.values() for name in metrics or ()}
+    elsewhere = set(results.runs.filter(kind="external")["row"])  # lists may be of some data sets only
     rows = []
     for source in about["sources"]:
         if data in source["data"]:
             for row in source["rows"]:
                 found = [run for run in results.runs.iter_rows(named=True) if (run["data"], run["row"]) == (data, row)]
-                rows.append(_row(row, found, source["seeds"], compared.get(row), users[row] or {}))
+                if found or row not in elsewhere:
+                    rows.append(_row(row, found, source["seeds"], compared.get(row), users[row] or {}))
     return Table(
         data=data,
         facts=about["data"][data],
