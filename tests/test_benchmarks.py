@@ -1,11 +1,6 @@
 """The parts that are not PyTorch's: every part of our side runs, and the tables say what the results say."""
 
-import json
-
-import numpy as np
-import pytest
-
-from benchmarks import baselines, jax_side, problem, run, scores, significance, table
+from benchmarks import baselines, jax_side, problem, run, significance, table
 from benchmarks.costs import Sizes, part_costs
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.relations import user_interest_features
@@ -99,44 +94,6 @@ def test_the_table_ends_each_row_in_the_ratio():
 def test_ratios_are_of_measurements_that_follow_each_other():
     text = baselines.markdown({"step": [(0.1, 0.3), (0.2, 0.4), (0.1, 0.5)]})
     assert text.splitlines()[2] == "| step | 100 ms | 400 ms | 3.00x (2.00 - 5.00) |"
-
-
-def write_result(folder, model, seed, value, **changes):
-    metrics = {f"test/{name}": value for name in scores.METRICS}
-    popular = {f"test/{name}": 0.05 for name in scores.METRICS}
-    result = {"model": model, "seed": seed, "protocol": "strict", "split_hash": "h", "seconds": 30.0, "epochs": 10}
-    result |= metrics | {"yardsticks": {"most_popular": popular}} | changes
-    folder.mkdir()
-    (folder / "result.json").write_text(json.dumps(result))
-    return str(folder)
-
-
-def test_scores_are_means_and_deviations_over_seeds(tmp_path, monkeypatch, capsys):
-    values = [0.08, 0.1, 0.09]
-    runs = [write_result(tmp_path / str(seed), "rearm", seed, value) for seed, value in enumerate(values)]
-    monkeypatch.setattr("sys.argv", ["scores", *runs, write_result(tmp_path / "l", "lightgcn", 0, 0.2)])
-    scores.main()
-    lines = capsys.readouterr().out.splitlines()
-    expected = f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
-    assert lines[3] == f"| rearm | 0, 1, 2 | {' | '.join([expected] * 4)} | 3 |"
-    assert lines[4].startswith("| lightgcn | 0 | 0.2000 |")
-    assert lines[2].startswith("| most_popular | | 0.0500 |")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seed": 0}, "same seed twice"),
-        ({"split_hash": "other"}, "split_hash"),
-        ({"protocol": "reference"}, "protocol"),
-    ],
-)
-def test_scores_refuse_what_cannot_be_compared(tmp_path, monkeypatch, changes, message):
-    first = write_result(tmp_path / "a", "rearm", 0, 0.1)
-    runs = [first, write_result(tmp_path / "b", "rearm", **{"seed": 1, "value": 0.1} | changes)]
-    monkeypatch.setattr("sys.argv", ["scores", *runs])
-    with pytest.raises(SystemExit, match=message):
-        scores.main()
 
 
 def test_simulated_tables_have_a_row_each(monkeypatch):
