@@ -30,7 +30,7 @@ from rearm_jax.training.step import loss_share
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
-MODELS = ("bpr", "lightgcn", "freedom")
+MODELS = ("bpr", "lightgcn", "freedom", "vbpr")
 NUM_USERS, NUM_ITEMS = 60, 40
 SOFTMAX = {"loss__ranking": "softmax", "loss__num_negatives": 13, "loss__ranking_temperature": 0.5}
 
@@ -124,7 +124,7 @@ def test_embeddings_start_as_published_or_as_wanted():
         np.testing.assert_allclose(np.std(values), std, rtol=0.1)
     assert np.abs(published["bpr"]).max() > 2.5 * std  # normal
     assert np.abs(published["lightgcn"]).max() <= np.sqrt(3) * std  # uniform
-    for model in ("bpr", "lightgcn", "freedom", "rearm"):
+    for model in (*MODELS, "rearm"):
         scaled = experiment_of(model, model__init_scale=0.7).model
         assert scaled.init_scale == 0.7
     wanted = init_params(experiment_of("bpr", model__init_scale=0.7))["user_id_table"]
@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_cut_is_refused_by_name_before_anything_is_read()
     config = tiny_config(model__name="freedom", parallel="row", data__source="folder", data__root="/nowhere")
     with pytest.raises(ConfigError, match=r"parallel = 'row': must be \"data\" .* \(model.name = 'freedom'\)"):
         build_experiment(config)
-    for model in ("bpr", "lightgcn", "rearm"):
+    for model in ("bpr", "lightgcn", "rearm", "vbpr"):
         assert experiment_of(model, parallel="row").model.by_row
 
 
@@ -162,7 +162,7 @@ def parameters_of(folder: Path, experiment: Experiment) -> dict[tuple, np.ndarra
     return flatten_dict(jax.device_get(params))
 
 
-@pytest.mark.parametrize(("model", "changes"), [("bpr", SOFTMAX), ("lightgcn", {}), ("freedom", {})])
+@pytest.mark.parametrize(("model", "changes"), [("bpr", SOFTMAX), ("lightgcn", {}), ("freedom", {}), ("vbpr", {})])
 def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(model, changes, tmp_path):
     config = tiny_config(model__name=model, learning_rate=0.01, **changes)
     whole = rearm_jax.train(config, tmp_path / "whole")
@@ -234,10 +234,11 @@ CASES = {
     "bpr reference": ("bpr", {"protocol": "reference"}),
     "lightgcn softmax": ("lightgcn", SOFTMAX),
     "freedom": ("freedom", {"loss__modality_weight": 0.1}),
+    "vbpr": ("vbpr", {"protocol": "reference", "model__train_features": True}),
     "freedom softmax": ("freedom", SOFTMAX | {"loss__modality_weight": 0.1, "loss__similarity": "dot"}),
 }
 COUNTS = (1, 2, 8)
-BY_ROW = ("bpr reference", "lightgcn softmax")
+BY_ROW = ("bpr reference", "lightgcn softmax", "vbpr")
 
 
 def train_on(experiment: Experiment, count: int) -> dict[str, np.ndarray]:
@@ -249,8 +250,8 @@ def train_on(experiment: Experiment, count: int) -> dict[str, np.ndarray]:
         state, _, last = run_steps(state, 1)
         results |= {f"step {step} {name}": np.asarray(value) for name, value in last.items()}
     for path, values in flatten_dict(jax.device_get(state.params)).items():
-        rows = {"user_id_table": NUM_USERS, "item_id_table": NUM_ITEMS}.get(path[-1])  # else padding comes along
-        results["/".join(path)] = values if rows is None else values[:rows]
+        rows = {"user": NUM_USERS, "item": NUM_ITEMS}[path[-1][:4]] if path[-1].endswith("_table") else None
+        results["/".join(path)] = values[:rows]  # without padding
     return results | Evaluator(placement, inputs)(state.params, "valid")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rearm_jax.losses import softmax_loss
-from rearm_jax.parallel.rows import ALONE, Shard
+from rearm_jax.parallel.rows import ALONE, AXIS, Shard
 from rearm_jax.recommender.contract import Batch
 from rearm_jax.recommender.objectives import batch_items, bpr_share, l2_norm_share, l2_share, softmax_share
 from rearm_jax.training import sampling
@@ -49,8 +49,8 @@ def softmax_by_loops(users, positives, negatives, own, counted, cosine, temperat
 
 
 def shares(share, num_devices: int) -> list[float]:
-    compiled = jax.jit(lambda device: share(Shard(device, num_devices)))
-    return [float(compiled(device)) for device in range(num_devices)]
+    each = jax.vmap(lambda device: share(Shard(device, num_devices, AXIS)), axis_name=AXIS)
+    return jax.jit(each)(jnp.arange(num_devices)).tolist()
 
 
 def rows_of(batch: Batch, shard: Shard) -> tuple:

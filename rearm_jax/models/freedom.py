@@ -35,6 +35,7 @@ from rearm_jax.graphs.cache import cached_graph, graph_path
 from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
+from rearm_jax.recommender.featured import TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -43,7 +44,6 @@ from rearm_jax.settings import (
     MODALITY_WEIGHTS,
     NOT_NEGATIVE,
     POSITIVE,
-    SWITCH,
     Setting,
     choice,
     integer,
@@ -52,8 +52,8 @@ from rearm_jax.settings import (
 )
 
 
-class Model(Ranked):
-    """The model. Names of modalities and widths of their features are in the order of config.data.modalities."""
+class Model(Ranked, Featured):
+    """LightGCN over the edges of an epoch, and the frozen graph of the items."""
 
     title = "FREEDOM"
     settings = {
@@ -74,7 +74,7 @@ class Model(Ranked):
         "model.init_scale": Setting(
             0.0, NOT_NEGATIVE, "standard deviation of the ID embeddings at the start; 0: Xavier uniform, as published"
         ),
-        "model.train_features": Setting(True, SWITCH, "false: the features stay those of the data"),
+        "model.train_features": TRAIN_FEATURES,
         "loss.modality_weight": Setting(1e-3, NOT_NEGATIVE, "of the ranking loss of each modality's features"),
         **RANKING,
     }
@@ -92,13 +92,11 @@ class Model(Ranked):
     counts_neighbours = True
     rates = {**Ranked.rates, "modality_weight": np.float32}
 
-    feature_widths: tuple[tuple[str, int], ...]
     embedding_dim: int
     num_layers: int
     num_item_layers: int
     edge_dropout: float
     init_scale: float
-    train_features: bool
     modality_weight: float
     dtype: DTypeLike
 
@@ -118,14 +116,7 @@ class Model(Ranked):
             "user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items),
             "item_item": make_adjacency(item_item, ("item",)),
         }
-        if config.loss.modality_weight and not config.model.train_features:
-            inputs |= {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
-        return inputs
-
-    def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
-        params = super().initial_params(key, inputs, dataset)
-        tables = {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
-        return params | {name: table for name, table in tables.items() if name in params}
+        return inputs | cls.frozen_features(dataset, config) if config.loss.modality_weight else inputs
 
     def epoch_inputs(self, inputs: Inputs, key: jax.Array) -> Inputs:
         if not self.edge_dropout:
@@ -159,11 +150,7 @@ class Model(Ranked):
 
     def _projected(self, name: str, width: int, inputs: Inputs, items: Nodes) -> jax.Array:
         """W_m X_m of the wanted items, float32 (b, d)."""
-        key = f"item_{name}_table"
-        # Filled from the data by `initial_params`; zeros here keep the features out of the module.
-        table: Any = (
-            self.param(key, nn.initializers.zeros, (self.num_items, width)) if self.train_features else inputs[key]
-        )
+        table = self.feature_table(name, width, inputs, items)
         projection = torch_linear(self.embedding_dim, self.dtype, f"{name}_projection", fan_in=width, use_bias=False)
         return projection(items.take(table)).astype(jnp.float32)
 

@@ -58,37 +58,61 @@ def softmax_share(
 
 
 def l2_share(user_table: jax.Array, item_table: jax.Array, batch: Batch, shard: Shard) -> jax.Array:
-    """Half the squared norm of the batch's rows, users, positives and negatives, mean over the batch; float32 ().
-
-    Shared negatives count by their own mean.
+    """`l2_of_rows` of the batch's rows of two tables, float32 ().
 
     Args:
       user_table, item_table: float (n, d), the rows that this device holds.
       batch: the global batch.
       shard: which share.
     """
-    mine = batch.map_rows(shard.rows)
-    items = shard.items.take(item_table, jnp.concatenate([mine.positives, mine.negatives]))
-    positives, negatives = jnp.split(items, [len(mine.positives)])
-    weights = row_weights(batch, shard)
-    shared = batch.own is not None  # then every device has all negatives
-    negative_weights = 1 / (len(negatives) * shard.count) if shared else weights
-    rows = (shard.users.take(user_table, mine.users), weights), (positives, weights), (negatives, negative_weights)
-    return sum((jnp.sum(weight * jnp.sum(row**2, axis=1)) for row, weight in rows), start=jnp.float32(0)) / 2
+    return l2_of_rows(*_rows(user_table, item_table, batch, shard), batch, shard)
 
 
 def l2_norm_share(user_table: jax.Array, item_table: jax.Array, batch: Batch, shard: Shard) -> jax.Array:
-    """The norms (not squared) of the matrices of the batch's users, positives and negatives, added up and divided by
-    the rows of the batch; float32 (). What RecBole and MMRec call EmbLoss. Arguments as in `l2_share`.
+    """`l2_norm_of_rows` of the batch's rows of two tables, float32 (). Arguments as in `l2_share`."""
+    return l2_norm_of_rows(*_rows(user_table, item_table, batch, shard), batch, shard)
+
+
+def l2_of_rows(users: jax.Array, items: jax.Array, batch: Batch, shard: Shard) -> jax.Array:
+    """Half the squared norm of the rows, users, positives and negatives, mean over the batch; float32 ().
+
+    Shared negatives count by their own mean.
+
+    Args:
+      users: float (rows, d), this device's rows of the batch.
+      items: float (rows + n, d), their positives, then their negatives, or all shared negatives.
+      batch: the global batch.
+      shard: which share.
     """
-    ids, counts = batch_items(batch)
-    users = shard.users.lookup(lambda places: user_table[places], batch.users)
-    items = shard.items.lookup(lambda places: item_table[places], ids)
-    squares = jnp.sum(users**2, axis=1), *jnp.split(jnp.sum(items**2, axis=1), [len(batch.positives)])
-    masks = batch.mask, *jnp.split(counts, [len(batch.positives)])
-    norms = [_root(jnp.sum(jnp.where(mask, x, 0))) for x, mask in zip(squares, masks, strict=True)]
-    # The norms couple all rows: every device has them whole, and gives its part.
-    return sum(norms, start=jnp.float32(0)) / jnp.maximum(jnp.sum(batch.mask), 1) / shard.count
+    weights = row_weights(batch, shard)
+    num_shared = len(items) - len(users)
+    shared = batch.own is not None  # then every device has all negatives
+    negatives = jnp.full(num_shared, 1 / (num_shared * shard.count), jnp.float32) if shared else weights
+    squares = jnp.sum(users**2, axis=1), jnp.sum(items**2, axis=1)
+    return (weights @ squares[0] + jnp.concatenate([weights, negatives]) @ squares[1]) / 2
+
+
+def l2_norm_of_rows(users: jax.Array, items: jax.Array, batch: Batch, shard: Shard) -> jax.Array:
+    """The norms (not squared) of the matrices of all users, positives and negatives of the batch, added up and divided
+    by its rows; float32 (). What RecBole and MMRec call EmbLoss. Arguments as in `l2_of_rows`.
+    """
+    counts = shard.rows(batch.mask).astype(jnp.float32)
+    num_shared = len(items) - len(users)
+    shared = batch.own is not None
+    negatives = jnp.full(num_shared, 1 / shard.count, jnp.float32) if shared else counts
+    positive_squares, negative_squares = jnp.split(jnp.sum(items**2, axis=1), [len(users)])
+    # The norms couple all rows: the devices add the squares up, and each gives its part.
+    squares = shard.sum(
+        jnp.stack([counts @ jnp.sum(users**2, axis=1), counts @ positive_squares, negatives @ negative_squares])
+    )
+    return jnp.sum(_root(squares)) / jnp.maximum(jnp.sum(batch.mask), 1) / shard.count
+
+
+def _rows(user_table: jax.Array, item_table: jax.Array, batch: Batch, shard: Shard) -> tuple[jax.Array, jax.Array]:
+    """This device's rows of the batch: (users, positives above negatives)."""
+    mine = batch.map_rows(shard.rows)
+    items = jnp.concatenate([mine.positives, mine.negatives])
+    return shard.users.take(user_table, mine.users), shard.items.take(item_table, items)
 
 
 def batch_items(batch: Batch) -> tuple[jax.Array, jax.Array]:

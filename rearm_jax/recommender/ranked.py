@@ -8,7 +8,14 @@ import numpy as np
 
 from rearm_jax.parallel.rows import Shard
 from rearm_jax.recommender.contract import Batch, Recommender
-from rearm_jax.recommender.objectives import bpr_share, l2_norm_share, l2_share, softmax_share
+from rearm_jax.recommender.objectives import (
+    bpr_share,
+    l2_norm_of_rows,
+    l2_norm_share,
+    l2_of_rows,
+    l2_share,
+    softmax_share,
+)
 from rearm_jax.recommender.search_space import Choice, LogUniform, SearchSpace
 from rearm_jax.settings import NOT_NEGATIVE, POSITIVE, Setting, choice, integer
 
@@ -60,7 +67,14 @@ class Ranked(Recommender, kw_only=True):
 
 
 def choose_l2(form: str, protocol: str) -> Callable[..., jax.Array]:
-    """The function that `loss.l2_form` names under a protocol."""
-    if form == "protocol":
-        form = {"strict": "squared", "reference": "norm"}[protocol]
-    return {"squared": l2_share, "norm": l2_norm_share}[form]
+    """The function of two tables that `loss.l2_form` names under a protocol."""
+    return {"squared": l2_share, "norm": l2_norm_share}[_form(form, protocol)]
+
+
+def choose_l2_of_rows(form: str, protocol: str) -> Callable[..., jax.Array]:
+    """Likewise of the batch's rows."""
+    return {"squared": l2_of_rows, "norm": l2_norm_of_rows}[_form(form, protocol)]
+
+
+def _form(form: str, protocol: str) -> str:
+    return {"strict": "squared", "reference": "norm"}[protocol] if form == "protocol" else form
