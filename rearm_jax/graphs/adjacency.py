@@ -1,5 +1,6 @@
 """A graph on the device, and propagation along it: the one place that chooses how a sparse product is computed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,40 @@ def propagate(adjacency: Adjacency, x: jax.Array, num_layers: int) -> tuple[jax.
       ValueError: x is not float32 (n, c).
     """
     return repeat(lambda x: _matmul(adjacency, x), x, adjacency.matrix.shape[0], num_layers)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def items_to_users(user_item: Adjacency, num_users: int, x: jax.Array) -> jax.Array:
+    """What the users' rows of the user-item graph make of the items alone, at half the cost of `propagate`.
+
+    Differentiable in x (reverse mode only).
+
+    Args:
+      user_item: of `user_item_adjacency`, users first.
+      num_users: static.
+      x: float32 (num_items, c).
+
+    Returns:
+      float32 (num_users, c), the sum over the user's items of x_i / sqrt(d_u d_i).
+    """
+    matrix, num_edges = user_item.matrix, user_item.matrix.nse // 2  # the users' rows hold each edge once
+    indices = matrix.indices[:num_edges] - jnp.array([0, num_users], jnp.int32)
+    upper = BCOO((matrix.data[:num_edges], indices), shape=(num_users, len(x)))
+    return sparse_product(upper, user_item.indptr[: num_users + 1], x)
+
+
+def _items_to_users_forward(user_item: Adjacency, num_users: int, x: jax.Array) -> tuple[jax.Array, Adjacency]:
+    return items_to_users(user_item, num_users, x), user_item
+
+
+def _items_to_users_backward(num_users: int, user_item: Adjacency, g: jax.Array) -> tuple[None, jax.Array]:
+    matrix, num_edges = user_item.matrix, user_item.matrix.nse // 2
+    indices = matrix.indices[num_edges:] - jnp.array([num_users, 0], jnp.int32)
+    lower = BCOO((matrix.data[num_edges:], indices), shape=(matrix.shape[0] - num_users, num_users))
+    return None, sparse_product(lower, user_item.indptr[num_users:] - num_edges, g)
+
+
+items_to_users.defvjp(_items_to_users_forward, _items_to_users_backward)
 
 
 def repeat(

@@ -153,6 +153,37 @@ def binary_graph(graph: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     return _canonical(scipy.sparse.csr_array((values, graph.indices, graph.indptr), shape=graph.shape))
 
 
+def cosine_graph(graph: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """D^-1/2 W D^-1/2 with D the row sums of W for both ends, although W is directed (MGCN, Yu et al., MM 2023).
+
+    A row whose sum is not positive, such as that of an item without features, has nothing, and is nobody's neighbour.
+
+    Args:
+      graph: W, float32 (n, n), such as `knn_graph` gives; a common factor of all its values cancels.
+
+    Returns:
+      float32 (n, n).
+    """
+    sums = np.asarray(graph.sum(axis=1, dtype=np.float64)).ravel()
+    scale = np.where(sums > 0, 1 / np.sqrt(np.where(sums > 0, sums, 1)), 0)
+    values = np.repeat(scale, np.diff(graph.indptr)) * graph.data * scale[graph.indices]
+    return _canonical(scipy.sparse.csr_array((values, graph.indices, graph.indptr), shape=graph.shape))
+
+
+def largest(graphs: Sequence[scipy.sparse.csr_array]) -> scipy.sparse.csr_array:
+    """Each entry the largest of those of the graphs that have it; float32 (n, n).
+
+    An entry that one graph lacks is not taken for a 0: where all that have it are negative, it is negative.
+    """
+    parts = [graph.tocoo() for graph in graphs]
+    rows, columns, values = (np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "col", "data"))
+    order = np.lexsort((-values, columns, rows))
+    rows, columns, values = rows[order], columns[order], values[order]
+    first = np.append(True, (np.diff(rows) != 0) | (np.diff(columns) != 0))[: len(rows)]
+    found = scipy.sparse.csr_array((values[first], (rows[first], columns[first])), shape=graphs[0].shape)
+    return _canonical(found)
+
+
 def combine(weights: Sequence[float], graphs: Sequence[Callable[[], scipy.sparse.csr_array]]) -> scipy.sparse.csr_array:
     """Weighted sum of graphs; a graph of weight 0 is not computed.
 

@@ -92,6 +92,12 @@ def check_new_items(trained: Trained) -> None:
             f"new items: {fitted.title} knows an item by its train interactions alone, and new items have none. Leave "
             'them out, or train a model with vectors and without a residual, such as rearm with residual.model = ""'
         )
+    model = trained.experiment.model
+    if not model.ranks_new_items:
+        raise ConfigError(
+            f"new items: {model.title} has no rows for them in its graphs of items. Leave them out, or train a model "
+            "that takes them, such as rearm"
+        )
 
 
 def represent_new_items(trained: Trained, features: Mapping[str, np.ndarray]) -> jax.Array:

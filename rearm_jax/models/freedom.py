@@ -29,13 +29,13 @@ from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError
-from rearm_jax.graphs import knn, relations
+from rearm_jax.graphs import relations
 from rearm_jax.graphs.adjacency import make_adjacency, propagate, user_item_adjacency
-from rearm_jax.graphs.cache import cached_graph, graph_path
 from rearm_jax.graphs.sampled import sample_edges
+from rearm_jax.graphs.semantic import semantic_graph
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
-from rearm_jax.recommender.featured import TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -45,7 +45,6 @@ from rearm_jax.settings import (
     NOT_NEGATIVE,
     POSITIVE,
     Setting,
-    choice,
     integer,
     modality_weights,
     one_weight_each,
@@ -58,15 +57,11 @@ class Model(Ranked, Featured):
     title = "FREEDOM"
     settings = {
         "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
-        "graph.item_knn_k": Setting(10, integer(1), "neighbours of an item in the graph of a modality", "items"),
+        "graph.item_knn_k": ITEM_KNN_K,
         "graph.item_modality_weights": Setting(
             (), MODALITY_WEIGHTS, "of each modality's graph of items; the paper's are (0.1, 0.9) for image and text"
         ),
-        "graph.knn": Setting(
-            "auto",
-            choice("auto", "exact", "approx"),
-            '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
-        ),
+        "graph.knn": KNN,
         "graph.edge_dropout": Setting(0.8, FRACTION, "share of the user-item edges that an epoch leaves out"),
         "model.embedding_dim": Setting(64, integer(1), "width of the embeddings"),
         "model.num_layers": Setting(2, integer(0), "of the user-item graph"),
@@ -161,17 +156,9 @@ def _num_kept(num_edges: int, edge_dropout: float) -> int:
 
 def _item_graph(dataset: Dataset, graph: ConfigDict) -> scipy.sparse.csr_array:
     """S, float32 (num_items, num_items)."""
-    method = knn.choose_method(graph.knn, dataset.num_items)
-    if method == "approx":
-        knn.check_installed(graph.knn)
 
     def nearest(name: str) -> scipy.sparse.csr_array:
-        # REARM's semantic graph of the items, found in the cache where one of both models has built it.
-        relation = f"item semantic ({name})"
-        build = partial(relations.knn_graph, dataset.features[name], graph.item_knn_k, relation, method)
-        settings = {"k": graph.item_knn_k, "method": method}
-        path = graph_path(relation, dataset.content_hash, settings, graph.cache_dir)
-        return relations.binary_graph(cached_graph(relation, build, dataset.num_items, path))
+        return relations.binary_graph(semantic_graph(dataset, name, graph.item_knn_k, graph))
 
     weights = modality_weights(graph.item_modality_weights, len(dataset.features))
     return relations.combine(weights, [partial(nearest, name) for name in dataset.features])

@@ -6,9 +6,9 @@ With e_i the ID embedding of an item, f_i its raw features of all modalities sid
     loss = mean over the batch's u, i, j of -log sigmoid(score(u, i) - score(u, j))
            + l2_weight / 2 (|p_u|^2 + |q_i|^2 + |q_j|^2)
 
-with positives i and negatives j. The paper has one modality, the image, and biases of items and of features, which MMRec
-leaves out. Under protocol "reference" the last part is MMRec's: l2_weight (|P_u| + |Q_i| + |Q_j|) / b, with |.| the norm
-of all b rows of the batch together.
+with positives i and negatives j. The paper has one modality, the image, and biases of items and of features, which
+MMRec leaves out. Under protocol "reference" the last part is MMRec's: l2_weight (|P_u| + |Q_i| + |Q_j|) / b, with |.|
+the norm of all b rows of the batch together.
 """
 
 from typing import Any

@@ -105,6 +105,8 @@ class Recommender(nn.Module, Declaration):
     rates: ClassVar[Mapping[str, Callable[[float], Any]]] = {}
     # Whether the graph of the items has one value for all neighbours, instead of their similarities; new items ask.
     counts_neighbours = False
+    # Whether items that were not there in training can be ranked by their features (inference/new_items.py).
+    ranks_new_items = True
     # Whether under protocol "reference" a user's items of validation and test are no negatives either.
     leaking_negatives = False
 
@@ -123,8 +125,9 @@ class Recommender(nn.Module, Declaration):
             fields["feature_widths"] = tuple((name, table.shape[1]) for name, table in dataset.features.items())
         if "dtype" in cls.__dataclass_fields__:
             fields["dtype"] = jnp.dtype(config.compute_dtype)
-        if "protocol" in cls.__dataclass_fields__:
-            fields["protocol"] = config.protocol
+        for name in ("protocol", "batch_size"):
+            if name in cls.__dataclass_fields__:
+                fields[name] = config[name]
         return cls(**fields)
 
     def split_rates(self) -> tuple[Self, dict[str, Any]]:

@@ -10,8 +10,14 @@ from ml_collections import ConfigDict
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.parallel.rows import Nodes
 from rearm_jax.recommender.contract import Inputs, Recommender
-from rearm_jax.settings import SWITCH, Setting
+from rearm_jax.settings import SWITCH, Setting, choice, integer
 
+ITEM_KNN_K = Setting(10, integer(1), "neighbours of an item in the graph of a modality", "items")
+KNN = Setting(
+    "auto",
+    choice("auto", "exact", "approx"),
+    '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
+)
 TRAIN_FEATURES = Setting(True, SWITCH, "false: the features stay those of the data")
 
 

@@ -1,5 +1,6 @@
 """REARM's settings. The defaults are the paper's for Baby, but for the modality weights."""
 
+from rearm_jax.recommender.featured import KNN
 from rearm_jax.recommender.ranked import RANKING, RANKING_BEFORE, RANKING_SPACE
 from rearm_jax.recommender.search_space import Choice, LogUniform, Uniform
 from rearm_jax.settings import (
@@ -38,11 +39,7 @@ SETTINGS = {
     "graph.item_modality_weights": Setting(
         (), MODALITY_WEIGHTS, "of each modality in the item semantic graph; (): equal shares"
     ),
-    "graph.knn": Setting(
-        "auto",
-        choice("auto", "exact", "approx"),
-        '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
-    ),
+    "graph.knn": KNN,
     "model.embedding_dim": Setting(64, integer(1), "of the ID embeddings and of each modality"),
     "model.init_scale": Setting(0.1, POSITIVE, "standard deviation of the ID embeddings at the start"),
     "model.rank": Setting(3, integer(1), "of the meta-network's transformations"),
