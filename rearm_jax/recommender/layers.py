@@ -53,6 +53,26 @@ def torch_linear(
     )
 
 
+def drop_rows(key: jax.Array, ids: jax.Array, rows: jax.Array, rate: float) -> jax.Array:
+    """Inverted dropout (Srivastava et al., JMLR 2014) of some rows of a table, as if the whole table were dropped out.
+
+    What is dropped of a row follows from the key and the row's number alone: a row that is there twice is dropped
+    alike, whatever device has it.
+
+    Args:
+      key: random key.
+      ids: int (b,), numbers of the rows.
+      rows: float (b, c).
+      rate: share that is dropped; 1 drops all.
+    """
+    if not rate:
+        return rows
+    if rate == 1:
+        return jnp.zeros_like(rows)
+    keep = jax.vmap(lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate, rows.shape[1:]))(ids)
+    return jnp.where(keep, rows / (1 - rate), 0)
+
+
 def _dense_product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any) -> jax.Array:
     """The product of a Dense layer; `dimension_numbers` and `precision` are those that it always passes."""
     return _product(x, kernel)

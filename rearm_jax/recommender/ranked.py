@@ -66,15 +66,16 @@ class Ranked(Recommender, kw_only=True):
         return softmax_share(users, items, batch, shard, self.similarity, self.ranking_temperature)
 
 
+def choose_l2_form(form: str, protocol: str) -> str:
+    """What `loss.l2_form` means under a protocol: "squared" or "norm"."""
+    return {"strict": "squared", "reference": "norm"}[protocol] if form == "protocol" else form
+
+
 def choose_l2(form: str, protocol: str) -> Callable[..., jax.Array]:
     """The function of two tables that `loss.l2_form` names under a protocol."""
-    return {"squared": l2_share, "norm": l2_norm_share}[_form(form, protocol)]
+    return {"squared": l2_share, "norm": l2_norm_share}[choose_l2_form(form, protocol)]
 
 
 def choose_l2_of_rows(form: str, protocol: str) -> Callable[..., jax.Array]:
     """Likewise of the batch's rows."""
-    return {"squared": l2_of_rows, "norm": l2_norm_of_rows}[_form(form, protocol)]
-
-
-def _form(form: str, protocol: str) -> str:
-    return {"strict": "squared", "reference": "norm"}[protocol] if form == "protocol" else form
+    return {"squared": l2_of_rows, "norm": l2_norm_of_rows}[choose_l2_form(form, protocol)]
