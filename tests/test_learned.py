@@ -30,7 +30,7 @@ from rearm_jax.training.step import loss_share
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
-MODELS = ("bpr", "lightgcn", "freedom", "vbpr")
+MODELS = ("bpr", "lightgcn", "freedom", "vbpr", "bm3", "mgcn", "smore")
 NUM_USERS, NUM_ITEMS = 60, 40
 SOFTMAX = {"loss__ranking": "softmax", "loss__num_negatives": 13, "loss__ranking_temperature": 0.5}
 
@@ -148,10 +148,11 @@ def test_only_rearm_leaks_answers_under_reference(model, protocol, excluded, mon
 
 
 def test_a_model_that_cannot_be_cut_is_refused_by_name_before_anything_is_read():
-    config = tiny_config(model__name="freedom", parallel="row", data__source="folder", data__root="/nowhere")
-    with pytest.raises(ConfigError, match=r"parallel = 'row': must be \"data\" .* \(model.name = 'freedom'\)"):
-        build_experiment(config)
-    for model in ("bpr", "lightgcn", "rearm", "vbpr"):
+    for model in ("freedom", "mgcn", "smore"):
+        config = tiny_config(model__name=model, parallel="row", data__source="folder", data__root="/nowhere")
+        with pytest.raises(ConfigError, match=rf"parallel = 'row': must be \"data\" .* \(model.name = '{model}'\)"):
+            build_experiment(config)
+    for model in ("bpr", "lightgcn", "rearm", "vbpr", "bm3"):
         assert experiment_of(model, parallel="row").model.by_row
 
 
@@ -162,7 +163,10 @@ def parameters_of(folder: Path, experiment: Experiment) -> dict[tuple, np.ndarra
     return flatten_dict(jax.device_get(params))
 
 
-@pytest.mark.parametrize(("model", "changes"), [("bpr", SOFTMAX), ("lightgcn", {}), ("freedom", {}), ("vbpr", {})])
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [("bpr", SOFTMAX), ("lightgcn", {}), ("freedom", {}), ("vbpr", {}), ("bm3", {}), ("mgcn", {}), ("smore", {})],
+)
 def test_a_run_that_stops_and_goes_on_is_the_run_that_never_stopped(model, changes, tmp_path):
     config = tiny_config(model__name=model, learning_rate=0.01, **changes)
     whole = rearm_jax.train(config, tmp_path / "whole")
@@ -235,10 +239,13 @@ CASES = {
     "lightgcn softmax": ("lightgcn", SOFTMAX),
     "freedom": ("freedom", {"loss__modality_weight": 0.1}),
     "vbpr": ("vbpr", {"protocol": "reference", "model__train_features": True}),
+    "bm3": ("bm3", {"protocol": "reference"}),
+    "mgcn": ("mgcn", {"protocol": "reference"}),
+    "smore": ("smore", {"model__dropout": 0.2, "model__train_features": False, **SOFTMAX}),
     "freedom softmax": ("freedom", SOFTMAX | {"loss__modality_weight": 0.1, "loss__similarity": "dot"}),
 }
 COUNTS = (1, 2, 8)
-BY_ROW = ("bpr reference", "lightgcn softmax", "vbpr")
+BY_ROW = ("bpr reference", "lightgcn softmax", "vbpr", "bm3")
 
 
 def train_on(experiment: Experiment, count: int) -> dict[str, np.ndarray]:

@@ -127,10 +127,10 @@ def info_nce(side: np.ndarray, shared: np.ndarray) -> float:
     return np.mean(np.log(np.exp(similarities).sum(1)) - np.diag(similarities))
 
 
-def check_the_formula(model: str, variant: str, by_hand) -> None:
-    """Representations and losses of a variant against `by_hand`, which gives (C, side)."""
+def check_the_formula(model: str, variant: str, by_hand, **more) -> None:
+    """Representations and losses of a variant (and more settings) against `by_hand`, which gives (C, side)."""
     modalities, changes = VARIANTS[variant]
-    experiment = experiment_of(model, modalities, **changes)
+    experiment = experiment_of(model, modalities, **changes, **more)
     params, is_softmax = moved_params(experiment), variant == "softmax"
     rng = np.random.default_rng(0)
     users, positives = experiment.dataset.train[:12].T  # users with several items: they are there more than once
@@ -237,7 +237,7 @@ def test_items_to_users_is_the_block_of_the_graph_forward_and_backward():
     np.testing.assert_allclose(gradient, block.T @ g, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["mgcn"])
+@pytest.mark.parametrize("model", ["mgcn", "smore"])
 def test_what_is_refused(model):
     with pytest.raises(ValueError, match="number of neighbours must lie within"):
         make_experiment(tiny_config(model__name=model, graph__item_knn_k=99), experiment_of().dataset)

@@ -12,7 +12,7 @@ from rearm_jax.config import check_config
 from rearm_jax.recommender.search_space import Choice, LogUniform, Uniform, search_list
 
 SPACE = {"b": Uniform(-1.0, 3.0), "a.rate": LogUniform(1e-4, 1e-1), "a.k": Choice((5, 10, "all"))}
-TRIED = ("bpr", "ease", "freedom", "itemknn", "lightgcn", "rearm", "vbpr")
+TRIED = ("bm3", "bpr", "ease", "freedom", "itemknn", "lightgcn", "mgcn", "rearm", "smore", "vbpr")
 
 numbers = st.floats(1e-30, 1e30)
 shares = st.floats(0, 1)
