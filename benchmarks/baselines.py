@@ -1,4 +1,4 @@
-"""LightGCN and FREEDOM beside plain PyTorch: python -m benchmarks.baselines --model lightgcn --preset tiktok
+"""LightGCN, FREEDOM and MGCN beside plain PyTorch: python -m benchmarks.baselines --model lightgcn --preset tiktok
 
 Both sides run in processes of their own and take turns, part by part: A B, B A, A B, ... A ratio is of two measurements
 that follow each other. Prints a Markdown table for each model and preset: median seconds, and the median of the ratios
@@ -18,7 +18,7 @@ from benchmarks.machine import headline
 from benchmarks.problem import PRESETS, make_baseline_problem
 from benchmarks.run import Side
 
-MODELS = ("lightgcn", "freedom")
+MODELS = ("lightgcn", "freedom", "mgcn")
 SIDES = ("jax_baselines", "torch_baselines")
 PARTS = (
     "epoch",
@@ -82,7 +82,7 @@ def markdown(measured: dict[str, list[tuple]], sides: tuple[str, str] = ("rearm_
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", choices=MODELS, help="may be repeated; default both")
+    parser.add_argument("--model", action="append", choices=MODELS, help="may be repeated; default all")
     parser.add_argument("--preset", action="append", choices=PRESETS, help="may be repeated; default tiktok and baby")
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("REARM_DATA", "data"), help="folder of the data sets"

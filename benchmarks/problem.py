@@ -81,10 +81,10 @@ def make_problem(preset: str, data: Path, folder: Path) -> tuple[Problem, dict[s
 
 
 def make_baseline_problem(model: str, preset: str, data: Path, folder: Path) -> Problem:
-    """The same for LightGCN or FREEDOM, with their default settings.
+    """The same for LightGCN, FREEDOM or MGCN, with their default settings.
 
     Args:
-      model: "lightgcn" or "freedom".
+      model: "lightgcn", "freedom" or "mgcn".
       preset, data, folder: as for `make_problem`.
     """
     config = get_config(model)

@@ -1,4 +1,4 @@
-"""The yardstick of the baselines: LightGCN and FREEDOM in plain PyTorch, as a good PyTorch user writes them.
+"""The yardstick of the baselines: LightGCN, FREEDOM and MGCN in plain PyTorch, as a good PyTorch user writes them.
 
 What is the same as for REARM comes from benchmarks/torch_rearm.py: CSR products with a stored transpose, vectorised
 sampling, fused AdamW, the evaluation. Settings as in config.model, config.graph and config.loss.
@@ -126,6 +126,88 @@ class TorchFREEDOM(TorchLightGCN):
         return {"bpr": bpr(*out, batch), "modalities": modality_weight * modality_loss(out[0][users], projected)}
 
 
+class TorchMGCN(TorchLightGCN):
+    """MGCN; `item_items` are scipy csr_arrays of float32 by modality, `item_features` float32 (I, width), trained."""
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        user_item,
+        item_items: dict,
+        item_features: dict[str, np.ndarray],
+        embedding_dim: int,
+        num_layers: int,
+        temperature: float,
+        device: str,
+    ):
+        super().__init__(num_users, num_items, user_item, embedding_dim, num_layers, device)
+        d, self.temperature = embedding_dim, temperature
+        block = user_item[:num_users, num_users:].tocsr()
+        self.block, self.block_transposed = csr_tensor(block, device), csr_tensor(block.T.tocsr(), device)
+        self.item_items = {
+            name: (csr_tensor(graph, device), csr_tensor(graph.T.tocsr(), device)) for name, graph in item_items.items()
+        }
+        self.tables = nn.ModuleDict(
+            {name: nn.Embedding.from_pretrained(torch.tensor(x), freeze=False) for name, x in item_features.items()}
+        )
+        self.projections = nn.ModuleDict({name: nn.Linear(x.shape[1], d) for name, x in item_features.items()})
+        self.gates = nn.ModuleDict({name: nn.Linear(d, d) for name in item_features})
+        self.preferences = nn.ModuleDict({name: nn.Linear(d, d) for name in item_features})
+        self.query, self.query_score = nn.Linear(d, d), nn.Linear(d, 1, bias=False)
+
+    def forward(self) -> Pair:
+        """Representations; in training all views side by side, (U, (1 + M) d) and (I, (1 + M) d), for `fuse`."""
+        shared = self.propagate(self.user_item, self.user_id_embedding.weight, self.item_id_embedding.weight)
+        gates = self.project().values()
+        views = self.views([self.item_id_embedding.weight * gate.sigmoid() for gate in gates])
+        tables = tuple(torch.cat(pair, 1) for pair in zip(shared, views, strict=True))
+        return tables if self.training else tuple(self.fuse(rows)[0] for rows in tables)
+
+    def project(self) -> dict[str, torch.Tensor]:
+        """Of each modality what its gates are the sigmoid of, (I, d)."""
+        return {name: self.gates[name](self.projections[name](table.weight)) for name, table in self.tables.items()}
+
+    def views(self, purified: list[torch.Tensor]) -> Pair:
+        """Of purified features (I, d) of each modality their views side by side, (U, M d) and (I, M d)."""
+        graphs = zip(self.item_items.values(), purified, strict=True)
+        items = torch.cat([SparseProduct.apply(*graph, x) for graph, x in graphs], 1)
+        return SparseProduct.apply(self.block, self.block_transposed, items), items
+
+    def fuse(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of rows of all views (n, (1 + M) d): representation, side and the shared view, (n, d) each."""
+        shared, *views = rows.chunk(1 + len(self.tables), 1)
+        scores = torch.cat([self.query_score(self.query(view).tanh()) for view in views], 1)
+        shares = scores.softmax(1).split(1, 1)
+        common = sum(share * view for share, view in zip(shares, views, strict=True))
+        gates = [prefer(shared).sigmoid() for prefer in self.preferences.values()]
+        own = sum(gate * (view - common) for gate, view in zip(gates, views, strict=True))
+        side = (own + common) / (1 + len(views))
+        return shared + side, side, shared
+
+    def losses(self, out: Pair, batch: Batch, weights: tuple[float, float]) -> dict[str, torch.Tensor]:
+        """The weighted parts, {"bpr", "l2", "contrastive"}; weights of L2 and of the contrastive loss."""
+        fused = [self.fuse(table[rows]) for table, rows in zip((*out, out[1]), batch, strict=True)]
+        return mgcn_losses(fused, self.temperature, weights)
+
+
+def mgcn_losses(fused: list, temperature: float, weights: tuple[float, float]) -> dict[str, torch.Tensor]:
+    """The weighted parts, of what `fuse` gives of users, positives and negatives, (b, d) each."""
+    (users, *of_users), (positives, *of_positives), (negatives, *_) = fused
+
+    def info_nce(side: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        logits = F.normalize(side) / temperature @ F.normalize(shared).T
+        return F.cross_entropy(logits, torch.arange(len(side), device=side.device))
+
+    squares = sum(rows.square().sum() for rows in (users, positives, negatives))
+    l2_weight, contrastive_weight = weights
+    return {
+        "bpr": -F.logsigmoid((users * (positives - negatives)).sum(1)).mean(),
+        "l2": l2_weight * squares / 2 / len(users),
+        "contrastive": contrastive_weight * (info_nce(*of_users) + info_nce(*of_positives)),
+    }
+
+
 def bpr(users: torch.Tensor, items: torch.Tensor, batch: Batch) -> torch.Tensor:
     """-log sigmoid of the margins, mean over the batch; users (U, d), items (I, d)."""
     rows, positives, negatives = batch
@@ -138,8 +220,8 @@ def modality_loss(users: torch.Tensor, projected: list[torch.Tensor]) -> torch.T
     return sum(-F.logsigmoid((users * (x - y)).sum(1)).mean() for x, y in halves)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, weight: float) -> torch.Tensor:
-    """One step on a batch on the model's device; `weight` is of the second part of `losses`. The loss, detached."""
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, weight) -> torch.Tensor:
+    """One step on a batch on the model's device; `weight` as `losses` takes it. The loss, detached."""
     optimizer.zero_grad()
     total = sum(model.losses(model(), batch, weight).values())
     total.backward()

@@ -1,4 +1,4 @@
-"""The parts of the PyTorch yardstick of LightGCN and FREEDOM, by the names of benchmarks/jax_side.py."""
+"""The parts of the PyTorch yardstick of LightGCN, FREEDOM and MGCN, by the names of benchmarks/jax_side.py."""
 
 import functools
 from collections.abc import Callable
@@ -27,6 +27,8 @@ def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], ob
     }
     if problem.config.model.name == "freedom":
         makers |= {"pruning an epoch": _pruning, "propagation item-item": _similar, "projections": _projections}
+    if problem.config.model.name == "mgcn":
+        makers |= {"losses": _mgcn_losses, "propagation item-item": _views, "projections": _gates}
     return {name: functools.partial(make, problem) for name, make in makers.items()}
 
 
@@ -37,6 +39,17 @@ def make_model(problem: Problem, device: str = DEVICE) -> yardstick.TorchLightGC
     if settings.name == "lightgcn":
         model = yardstick.TorchLightGCN(
             *sizes, problem.graphs["user_item"], settings.embedding_dim, settings.num_layers, device
+        )
+    elif settings.name == "mgcn":
+        model = yardstick.TorchMGCN(
+            *sizes,
+            problem.graphs["user_item"],
+            {name: problem.graphs[f"item_item:{name}"] for name in dataset.features},
+            dataset.features,
+            settings.embedding_dim,
+            settings.num_layers,
+            problem.config.loss.temperature,
+            device,
         )
     else:
         model = yardstick.TorchFREEDOM(
@@ -54,9 +67,11 @@ def make_model(problem: Problem, device: str = DEVICE) -> yardstick.TorchLightGC
     return model.to(device).train()
 
 
-def _weight(problem: Problem) -> float:
-    """Of the second part of the loss."""
+def _weight(problem: Problem) -> float | tuple[float, float]:
+    """As the model's `losses` takes it."""
     loss = problem.config.loss
+    if problem.config.model.name == "mgcn":
+        return loss.l2_weight, loss.contrastive_weight
     return loss.l2_weight if problem.config.model.name == "lightgcn" else loss.modality_weight
 
 
@@ -104,6 +119,37 @@ def _propagation(problem: Problem) -> Callable[[], object]:
 def _similar(problem: Problem) -> Callable[[], object]:
     model = make_model(problem)
     return forward_backward(model.similar, random(model.num_items, problem.config.model.embedding_dim))
+
+
+def _views(problem: Problem) -> Callable[[], object]:
+    """Of purified features of all modalities, over their graphs and on to the users."""
+    model, d = make_model(problem), problem.config.model.embedding_dim
+    tables = [random(model.num_items, d) for _ in problem.dataset.features]
+    return forward_backward(lambda *tables: model.views(list(tables)), *tables)
+
+
+def _gates(problem: Problem) -> Callable[[], object]:
+    """The projected features of all items and what the gates are made of, with the gradients of the tables."""
+    model = make_model(problem)
+    run = forward_backward(lambda: tuple(model.project().values()))
+
+    def part():
+        model.zero_grad()
+        run()
+
+    return part
+
+
+def _mgcn_losses(problem: Problem) -> Callable[[], object]:
+    """From the representation, side and shared view of users, positives and negatives to the gradients of all."""
+    temperature, weights = problem.config.loss.temperature, _weight(problem)
+    rows = problem.config.batch_size, problem.config.model.embedding_dim
+
+    def run(*flat):
+        fused = [flat[:3], flat[3:6], flat[6:]]
+        return sum(yardstick.mgcn_losses(fused, temperature, weights).values())
+
+    return forward_backward(run, *(random(*rows) for _ in range(7)))
 
 
 def _projections(problem: Problem) -> Callable[[], object]:

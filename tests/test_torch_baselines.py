@@ -1,4 +1,4 @@
-"""The PyTorch yardstick of LightGCN and FREEDOM computes what rearm_jax does: outputs, losses, gradients, edges."""
+"""The PyTorch yardstick of the baselines computes what rearm_jax does: outputs, losses, gradients, edges."""
 
 import functools
 
@@ -19,14 +19,18 @@ torch = pytest.importorskip("torch", reason="the yardstick needs requirements-be
 
 from benchmarks import torch_baselines, torch_baselines_side, torch_rearm  # noqa: E402
 
-MODELS = ("lightgcn", "freedom")
+MODELS = ("lightgcn", "freedom", "mgcn")
 NUM_USERS, NUM_ITEMS = 60, 40
 
 
 @functools.cache
 def experiment_of(model: str) -> Experiment:
-    weight = {"lightgcn": "loss__l2_weight", "freedom": "loss__modality_weight"}[model]
-    return build_experiment(tiny_config(model__name=model, **{weight: 0.3}))
+    weights = {
+        "lightgcn": {"loss__l2_weight": 0.3},
+        "freedom": {"loss__modality_weight": 0.3},
+        "mgcn": {"loss__l2_weight": 0.3, "loss__contrastive_weight": 0.2},
+    }
+    return build_experiment(tiny_config(model__name=model, **weights[model]))
 
 
 def problem_of(model: str) -> problem.Problem:
@@ -34,15 +38,26 @@ def problem_of(model: str) -> problem.Problem:
     return problem.Problem(experiment.config, experiment.dataset, problem.scipy_graphs(experiment.inputs), {})
 
 
+def named(model: str, params: dict) -> dict[str, np.ndarray]:
+    """Parameters (or gradients) of rearm_jax by the names that the yardstick has for them."""
+    state = {f"{side}_id_embedding.weight": params[f"{side}_id_table"] for side in ("user", "item")}
+    layers = {}
+    for name in experiment_of(model).dataset.features if model != "lightgcn" else ():
+        state[f"tables.{name}.weight"] = params[f"item_{name}_table"]
+        layers[f"projections.{name}"] = params[f"{name}_projection"]
+        if model == "mgcn":
+            layers |= {f"{kind}s.{name}": params[f"{name}_{kind}"] for kind in ("gate", "preference")}
+    if model == "mgcn":
+        layers |= {name: params[name] for name in ("query", "query_score")}
+    for name, layer in layers.items():
+        state |= {f"{name}.weight": layer["kernel"].T} | ({f"{name}.bias": layer["bias"]} if "bias" in layer else {})
+    return {name: np.array(value) for name, value in state.items()}
+
+
 def with_params(model: str, params: dict) -> torch_baselines.TorchLightGCN:
     """The yardstick with the parameters of rearm_jax."""
     found = torch_baselines_side.make_model(problem_of(model), "cpu")
-    state = {f"{side}_id_embedding.weight": params[f"{side}_id_table"] for side in ("user", "item")}
-    if model == "freedom":
-        for name in experiment_of(model).dataset.features:
-            state[f"tables.{name}.weight"] = params[f"item_{name}_table"]
-            state[f"projections.{name}.weight"] = params[f"{name}_projection"]["kernel"].T
-    found.load_state_dict({name: torch.tensor(np.array(value)) for name, value in state.items()})
+    found.load_state_dict({name: torch.tensor(value) for name, value in named(model, params).items()})
     return found
 
 
@@ -71,19 +86,17 @@ def test_both_sides_compute_the_same(model):
 
     out, ((_, parts), gradients) = compute(params, inputs, experiment.inputs)
     columns = tuple(torch.from_numpy(column.astype(np.int64)) for column in batch)
-    weight = 0.3
+    weight = (0.3, 0.2) if model == "mgcn" else 0.3
     theirs = yardstick.losses(yardstick(), columns, weight)
     assert theirs.keys() == parts.keys()
     for name, part in theirs.items():
         np.testing.assert_allclose(parts[name], part.item(), rtol=1e-5)
     sum(theirs.values()).backward()
     found = {name: parameter.grad.numpy() for name, parameter in yardstick.named_parameters()}
-    for side in ("user", "item"):
-        np.testing.assert_allclose(gradients[f"{side}_id_table"], found[f"{side}_id_embedding.weight"], atol=1e-6)
-    for name in experiment.dataset.features if model == "freedom" else ():
-        np.testing.assert_allclose(gradients[f"item_{name}_table"], found[f"tables.{name}.weight"], atol=1e-6)
-        kernel = gradients[f"{name}_projection"]["kernel"]
-        np.testing.assert_allclose(kernel, found[f"projections.{name}.weight"].T, atol=1e-6)
+    expected = named(model, gradients)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(gradient, found[name], atol=1e-6, err_msg=name)
 
     with torch.inference_mode():
         for ours, other in zip(out, yardstick.eval()(), strict=True):
