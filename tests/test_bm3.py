@@ -129,7 +129,7 @@ def test_no_gradient_flows_through_what_the_losses_aim_at():
 
 
 def test_a_row_is_dropped_alike_wherever_it_stands_and_kept_as_often_as_it_should_be():
-    drop = jax.jit(functools.partial(drop_rows, rate=0.3))
+    drop = jax.jit(lambda key, ids, rows: drop_rows(key, Nodes(wanted=ids), rows, 0.3))
     ids = jnp.array([5, 2, 5, *range(400)])
     rows = jnp.ones((403, 16))
     found = np.asarray(drop(jax.random.key(0), ids, rows))
@@ -140,8 +140,9 @@ def test_a_row_is_dropped_alike_wherever_it_stands_and_kept_as_often_as_it_shoul
     # 6,400 draws: the share kept has a standard deviation of .006.
     assert abs((found[3:] != 0).mean() - 0.7) < 0.03
     assert (np.asarray(drop(jax.random.key(1), ids, rows)) != found).any()
-    np.testing.assert_array_equal(drop_rows(jax.random.key(0), ids, rows, 0.0), rows)
-    np.testing.assert_array_equal(drop_rows(jax.random.key(0), ids, rows, 1.0), 0)
+    np.testing.assert_array_equal(drop_rows(jax.random.key(0), ALL, rows[:400], 0.3), found[3:])
+    np.testing.assert_array_equal(drop_rows(jax.random.key(0), ALL, rows, 0.0), rows)
+    np.testing.assert_array_equal(drop_rows(jax.random.key(0), ALL, rows, 1.0), 0)
 
 
 def test_without_the_modality_loss_there_are_no_projections():
