@@ -8,13 +8,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
-    from rearm_jax.api import default_config, evaluate, recommend, train
+    from rearm_jax.api import default_config, evaluate, recommend, refit, train
     from rearm_jax.data.dataset import load_dataset
     from rearm_jax.models import register
     from rearm_jax.models.rearm import REARM
     from rearm_jax.recommender.contract import Recommender
 
-__all__ = ["REARM", "Recommender", "default_config", "evaluate", "load_dataset", "recommend", "register", "train"]
+__all__ = [
+    "REARM",
+    "Recommender",
+    "default_config",
+    "evaluate",
+    "load_dataset",
+    "recommend",
+    "refit",
+    "register",
+    "train",
+]
 
 _HOMES = {
     "REARM": "rearm_jax.models.rearm",
@@ -23,6 +33,7 @@ _HOMES = {
     "evaluate": "rearm_jax.api",
     "load_dataset": "rearm_jax.data.dataset",
     "recommend": "rearm_jax.api",
+    "refit": "rearm_jax.api",
     "register": "rearm_jax.models",
     "train": "rearm_jax.api",
 }

@@ -21,8 +21,10 @@ from rearm_jax.errors import ConfigError
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.recommend_files import as_objects
+from rearm_jax.inference.seen import check_seen, find_seen
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
+from rearm_jax.training import refit as refits
 from rearm_jax.training.display import log_shown
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.outcome import say_weaknesses
@@ -83,6 +85,31 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
 
 
 @without_x64()
+def refit(
+    workdir: str | os.PathLike, out: str | os.PathLike, by: str = "epochs", progress: bool = True
+) -> dict[str, Any] | None:
+    """Trains a finished run's settings on the interactions of all splits, for what is served; or goes on with that.
+
+    Args:
+      workdir: folder of the run.
+      out: folder of the refit.
+      by: how long: "epochs", as many as the run's best checkpoint had; or "steps", about as many optimiser steps.
+      progress: as `train`.
+
+    Returns:
+      As `train`; without metrics, as nothing is left to score. "refit_of" has those of the run.
+
+    Raises:
+      CheckpointError: the run is not finished, its data have changed, or `out` holds another run.
+      ConfigError: `by` is unknown, or `out` is the run itself.
+      DataError: its data are not there.
+    """
+    folder, target = _folder(workdir), _folder(out)
+    with log_shown(progress):
+        return refits.refit(run_config(folder), folder, target, by)[0]
+
+
+@without_x64()
 def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
     """Metrics of a run's best checkpoint, {"valid/recall@20": ..., "test/recall@20": ..., ...}; those of test unless
     config.evaluation.test is off.
@@ -98,9 +125,13 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
 
 @without_x64()
 def recommend(
-    workdir: str | os.PathLike, users: Iterable[str | int] | None = None, k: int = 20, unknown: str = "refuse"
+    workdir: str | os.PathLike,
+    users: Iterable[str | int] | None = None,
+    k: int = 20,
+    unknown: str = "refuse",
+    seen: str | os.PathLike = "all",
 ) -> list[dict[str, Any]]:
-    """The k best items of each user that are not among their train items.
+    """The k best items of each user, without those that the user has already.
 
     Every call opens the run. For millions of users or new items take rearm_jax/inference/recommend.py, which streams.
 
@@ -110,18 +141,23 @@ def recommend(
       k: places in a list.
       unknown: what users get that the catalogue does not have: "refuse", an error; "popular", the items with the most
         train interactions. Their lists come last.
+      seen: what users have already: the interactions of all splits ("all"), of train alone ("train"), nothing ("none"),
+        or beside all splits those of a table, the file of which is named here.
 
     Returns:
       {"user": id, "source": "model" or "popular", "items": [{"item": id, "name": ..., "score": ...}, ...]} for each
       user, best item first; "name" where the catalogue has names.
 
     Raises:
-      CheckpointError, ConfigError: as `evaluate`; or k or `unknown` is impossible.
+      CheckpointError, ConfigError: as `evaluate`; or k, `unknown` or `seen` is impossible.
       DataError: as `evaluate`; or a user is unknown.
     """
     folder, named = _folder(workdir), given_users(users)
     check_options(k, unknown)
-    items, blocks = lists.recommend(load_trained(folder), named, k, unknown=unknown)
+    check_seen(seen)
+    trained = load_trained(folder)
+    bought = find_seen(trained.experiment.dataset, seen)
+    items, blocks = lists.recommend(trained, named, k, unknown=unknown, seen=bought)
     return [user for block in blocks for user in as_objects(items, block)]
 
 

@@ -44,7 +44,11 @@ SETTINGS = {
         '"strict": no leak; "reference": the published system with its leaks and quirks (see docs/fidelity.md)',
     ),
     "seed": Setting(0, integer(0), "of everything that is drawn: parameters, order, negatives, dropout, padding"),
-    "num_epochs": Setting(1000, integer(1), "upper limit; early stopping usually ends the run before it"),
+    "num_epochs": Setting(
+        1000,
+        integer(1),
+        "upper limit; early stopping usually ends the run before it. All are trained without validation",
+    ),
     "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
     "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
     "patience": Setting(20, integer(0), "stop after more than this many evaluations without a gain"),
@@ -75,6 +79,11 @@ SETTINGS = {
     "data.modalities": Setting(("image", "text"), MODALITIES, "in order; the first is the paper's visual one"),
     "data.num_users": Setting(
         0, integer(0), "0: as many as user_ids names, or else the largest user id of the splits + 1"
+    ),
+    "data.train_on": Setting(
+        "train",
+        choice("train", "all"),
+        '"all": validation and test join train, as in a refit; nothing is scored, and the last epoch is the one to use',
     ),
     "data.synthetic.num_users": Setting(1000, integer(1), "of the synthetic data (rearm_jax/data/synthetic.py)"),
     "data.synthetic.num_items": Setting(600, integer(3), "of the synthetic data"),
@@ -180,6 +189,7 @@ MAY_DIFFER = (
 ADDED_LATER = {
     "data.name": "",
     "data.download": True,
+    "data.train_on": "train",
     "matmul_precision": "highest",
     "checkpoints.keep": "whole",
     "residual.model": "",

@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from rearm_jax import models
 from rearm_jax.config import check_against_data, resolve
-from rearm_jax.data.dataset import Dataset, load_dataset, summary
+from rearm_jax.data.dataset import Dataset, all_in_train, load_dataset, summary
 from rearm_jax.data.download import download
 from rearm_jax.data.synthetic import make_synthetic
+from rearm_jax.errors import ConfigError
 from rearm_jax.recommender.contract import Inputs, Recommender, drawn_params
 from rearm_jax.recommender.fitted import Fitted
 
@@ -60,10 +61,19 @@ def build_experiment(config: ConfigDict) -> Experiment:
 
 
 def make_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
-    """Inputs, model and optimiser for a checked config and data that are at hand."""
+    """Inputs, model and optimiser for a checked config and data that are at hand.
+
+    Raises:
+      ConfigError: validation is to choose something, and is empty.
+    """
+    residual = config.residual.model
+    if residual and not len(dataset.valid) and len(config.residual.weights) > 1:
+        raise ConfigError(
+            f"residual.weights = {config.residual.weights}: validation is empty and cannot choose one of them; give "
+            "one, as a refit does"
+        )
     kind = models.find(config.model.name)
     model = kind.make(config, dataset)
-    residual = config.residual.model
     return Experiment(
         config=config,
         dataset=dataset,
@@ -178,6 +188,11 @@ def load_data(data: ConfigDict) -> Dataset:
     Raises:
       DataError: the data cannot be used.
     """
+    dataset = _as_split(data)
+    return all_in_train(dataset) if data.train_on == "all" else dataset
+
+
+def _as_split(data: ConfigDict) -> Dataset:
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
     root = os.path.expanduser(data.root)

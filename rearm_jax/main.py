@@ -1,10 +1,12 @@
 """REARM, multi-modal recommendation in JAX: trains, and uses what it has trained.
 
     python -m rearm_jax.main --config configs/demo.py --config.seed=1       trains, or goes on with the run
+    python -m rearm_jax.main --mode refit --workdir runs/demo --out runs/final   as long, on all interactions
     python -m rearm_jax.main --mode evaluate --workdir runs/demo            metrics, on standard output
     python -m rearm_jax.main --mode recommend --workdir runs/demo --users 3,17 --k 10
     python -m rearm_jax.main --mode export --workdir runs/demo              vectors, ids, index, score function
     python -m rearm_jax.main --mode visualize --workdir runs/demo           report.html
+    python -m rearm_jax.main --mode review --lists lists.csv --interactions orders.csv   how lists fared
 
 `rearm_jax` is short for `python -m rearm_jax.main` where the package is installed. A config is a file of Python whose
 get_config() returns the settings; rearm_jax/default.py lists them all, and --config.NAME=VALUE changes one.
@@ -32,8 +34,10 @@ from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
+from rearm_jax.inference.review import below_bounds, review
+from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import Trained, load_trained, run_config
-from rearm_jax.program import DONE, INTERRUPTED, help_was_asked_for, run_program
+from rearm_jax.program import DONE, INTERRUPTED, WORSE, help_was_asked_for, run_program
 from rearm_jax.report.visualize import check_report, write_report
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt, unwind_on_interrupt
@@ -41,14 +45,15 @@ from rearm_jax.training.lock import RunLock
 from rearm_jax.training.loop import evaluate_run, train
 from rearm_jax.training.outcome import next_commands, say_weaknesses, table
 from rearm_jax.training.precision import without_x64
+from rearm_jax.training.refit import REFIT_BY, refit
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
-_MODES = ("train", "evaluate", "recommend", "export", "visualize")
+_MODES = ("train", "refit", "evaluate", "recommend", "export", "visualize", "review")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
 _WORKDIR = flags.DEFINE(PathParser(), "workdir", "", "run folder; without it runs/NAME of the config")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that --workdir holds, and start anew")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that is there, and start anew; replace an export")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
 _STOPPED_CODE = flags.DEFINE_integer(
     "stopped_code", 0, "exit code after SIGTERM has stopped a run; not 0 where a scheduler restarts what fails"
@@ -63,18 +68,44 @@ _UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that 
 _NEW_ITEMS = flags.DEFINE(
     PathParser(), "new_items", None, "folder of features and ids of items that training did not see"
 )
+_SEEN = flags.DEFINE(
+    PathParser(),
+    "seen",
+    "all",
+    "what users have, and do not get: all, train or none of the data's splits; or a table of interactions beside all",
+)
+_USER_COLUMN = flags.DEFINE_string("user_column", None, "of the table of interactions, where it is not recognised")
+_ITEM_COLUMN = flags.DEFINE_string("item_column", None, "of the table of interactions, where it is not recognised")
+_LISTS = flags.DEFINE(PathParser(), "lists", None, "recommendations that were shown, to be reviewed")
+_INTERACTIONS = flags.DEFINE(PathParser(), "interactions", None, "table of what followed them")
+_BEFORE = flags.DEFINE(PathParser(), "before", None, "the recommendations before those")
+_BOUNDS = {
+    "recall": flags.DEFINE_float("min_recall", None, "exit code 3 where the recall is lower", 0.0, 1.0),
+    "coverage": flags.DEFINE_float("min_coverage", None, "exit code 3 where the coverage is lower", 0.0, 1.0),
+    "overlap": flags.DEFINE_float(
+        "min_overlap", None, "exit code 3 where the overlap with --before is lower", 0.0, 1.0
+    ),
+}
 _OUT = flags.DEFINE(
     PathParser(),
     "out",
     None,
     "where to write; else standard output (recommend), WORKDIR/export or WORKDIR/report.html (visualize)",
 )
+_REFIT_BY = flags.DEFINE_enum(
+    "refit_by", "epochs", REFIT_BY, "as many epochs as the best checkpoint had, or about as many steps"
+)
 _MODES_OF_FLAGS = {
-    "overwrite": ("train",),
-    "stopped_code": ("train",),
+    "workdir": _MODES[:-1],
+    "overwrite": ("train", "refit", "export"),
+    "stopped_code": ("train", "refit"),
+    "refit_by": ("refit",),
     "distributed": ("train", "evaluate"),
     **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
-    "out": ("recommend", "export", "visualize"),
+    "seen": ("recommend", "export"),
+    **dict.fromkeys(("user_column", "item_column"), ("recommend", "export", "review")),
+    **dict.fromkeys(("lists", "interactions", "before", "min_recall", "min_coverage", "min_overlap"), ("review",)),
+    "out": ("refit", "recommend", "export", "visualize"),
 }
 _COMPILED = ".cache/compiled"
 
@@ -104,7 +135,7 @@ def _dispatch() -> int:
     alone = not jax.distributed.is_initialized() or jax.process_count() == 1
     if not alone and _MODE.value not in _MODES_OF_FLAGS["distributed"]:
         raise ConfigError(f"--mode={_MODE.value} is the work of one process, and here are {jax.process_count()}")
-    modes = dict(zip(_MODES, (_train, _evaluate, _recommend, _export, _visualize), strict=True))
+    modes = dict(zip(_MODES, (_train, _refit, _evaluate, _recommend, _export, _visualize, _review), strict=True))
     return modes[_MODE.value]()
 
 
@@ -113,8 +144,12 @@ def _check_flags() -> None:
     for name, modes in _MODES_OF_FLAGS.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             raise ConfigError(f"--{name} goes with --mode={' or '.join(modes)}, and this is {_MODE.value}")
-    if _MODE.value != "train" and not _WORKDIR.value:
+    if _MODE.value not in ("train", "review") and not _WORKDIR.value:
         raise ConfigError(f"--workdir is missing: name the run folder to {_MODE.value}")
+    if _MODE.value == "refit" and not _OUT.value:
+        raise ConfigError("--out is missing: name the folder of the refit")
+    if _MODE.value == "review" and not (_LISTS.value and _INTERACTIONS.value):
+        raise ConfigError("--lists and --interactions are needed: the lists, and a table of what followed them")
 
 
 def _train() -> int:
@@ -131,12 +166,26 @@ def _train() -> int:
             first_only(clear_run_folder, workdir)
         result, stopped_by = train(experiment, workdir, lock)
     if result is None:
-        return INTERRUPTED if stopped_by == signal.SIGINT else _STOPPED_CODE.value
+        return _stopped(stopped_by)
     metric = experiment.config.evaluation.metric
     logging.info("%s\nrun folder: %s (all metrics: result.json)", table(result, metric), workdir)
     say_weaknesses(result, metric)
     logging.info("%s", next_commands(_program(), workdir, experiment.dataset.labels.user_ids[:100]))
     return DONE
+
+
+def _refit() -> int:
+    assert _OUT.value  # `_check_flags` saw to it
+    config = run_config(_WORKDIR.value, _CONFIG.value)
+    result, stopped_by = refit(config, _WORKDIR.value, _OUT.value, _REFIT_BY.value, _OVERWRITE.value)
+    if result is None:
+        return _stopped(stopped_by)
+    logging.info("%s\nrun folder: %s", table(result, config.evaluation.metric), _OUT.value)
+    return DONE
+
+
+def _stopped(signal_number: int | None) -> int:
+    return INTERRUPTED if signal_number == signal.SIGINT else _STOPPED_CODE.value
 
 
 def _evaluate() -> int:
@@ -150,6 +199,7 @@ def _evaluate() -> int:
 
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
+    check_seen(_SEEN.value)
     with _trained_run() as trained:
         recommend_run(
             trained,
@@ -160,21 +210,38 @@ def _recommend() -> int:
             exclude=_EXCLUDE.value,
             unknown=_UNKNOWN.value,
             new_items=_NEW_ITEMS.value,
+            **_seen(),
         )
     return DONE
 
 
 def _export() -> int:
     out = _OUT.value or os.path.join(_WORKDIR.value, "export")
-    with _trained_run(check_export, out) as trained:
-        export_run(trained, out)
+    check_seen(_SEEN.value)
+    with _trained_run(check_export, out, _OVERWRITE.value) as trained:
+        export_run(trained, out, **_seen(), overwrite=_OVERWRITE.value)
     return DONE
+
+
+def _seen() -> dict[str, Any]:
+    return {"seen": _SEEN.value, "user_column": _USER_COLUMN.value, "item_column": _ITEM_COLUMN.value}
 
 
 def _visualize() -> int:
     with _trained_run(check_report, _WORKDIR.value, _OUT.value) as trained:
         write_report(trained, _OUT.value)
     return DONE
+
+
+def _review() -> int:
+    assert _LISTS.value  # `_check_flags` saw to both
+    assert _INTERACTIONS.value
+    found = review(_LISTS.value, _INTERACTIONS.value, _BEFORE.value, _USER_COLUMN.value, _ITEM_COLUMN.value)
+    below = below_bounds(found, {name: flag.value for name, flag in _BOUNDS.items()})
+    print(json.dumps(found, indent=2))
+    for line in below:
+        logging.warning("%s", line)
+    return WORSE if below else DONE
 
 
 @contextlib.contextmanager

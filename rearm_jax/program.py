@@ -12,6 +12,7 @@ from absl import flags, logging
 from rearm_jax.errors import ConfigError, RearmError
 
 DONE = 0
+WORSE = 3  # what was reviewed is worse than a bound
 EXPLAINED = 1  # an error that is explained, and that the same command would meet again
 CRASHED = 70  # any other error
 INTERRUPTED = 130  # by Ctrl-C

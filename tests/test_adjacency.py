@@ -1,6 +1,5 @@
 """Propagation against dense and scipy products, in every transformation that training puts it into."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -14,6 +13,7 @@ import scipy.sparse
 from jax.experimental.sparse import BCOO
 
 from rearm_jax.graphs.adjacency import make_adjacency, propagate
+from tests.conftest import with_devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 CSR_KERNEL = "cpu_csr_sparse_dense"
@@ -219,11 +219,7 @@ print("both devices agree")
 
 
 def test_on_two_devices_under_pmap():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = with_devices(2) | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", PMAP], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
     )

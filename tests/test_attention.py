@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rearm_jax.models.rearm import attention
-from rearm_jax.models.rearm.attention import DropRate, ScalarAttention, dropout_mask, scalar_attention
+from rearm_jax.models.rearm.attention import DropRate, ScalarAttention, attend, dropout_mask, scalar_attention
 
 SEED = jnp.uint32(11)
 jitted_mask = jax.jit(dropout_mask, static_argnums=2)
@@ -214,11 +214,23 @@ def test_module_is_torch_multihead_attention():
         "out_bias": jnp.float32(-0.4),
     }
     expected = multihead_attention(*(np.asarray(x, np.float64) for x in (query, context)), **params)
-    module = ScalarAttention(0.5)
-    np.testing.assert_allclose(module.apply({"params": params}, query, context, None), expected, atol=1e-5)
-    trained = module.apply({"params": params}, query, context, SEED)
+    attention = ScalarAttention().bind({"params": params})
+
+    def attended(seed, dropout):
+        return attend([(attention, query, context)], seed, dropout)[0]
+
+    np.testing.assert_allclose(attended(None, 0.5), expected, atol=1e-5)
+    trained = attended(SEED[None], 0.5)
     assert np.abs(trained - expected).max() > 0.01
     # All weights dropped: what is left is the output's bias.
-    np.testing.assert_array_equal(
-        ScalarAttention(1.0).apply({"params": params}, query, context, SEED), params["out_bias"]
-    )
+    np.testing.assert_array_equal(attended(SEED[None], 1.0), np.full_like(expected, params["out_bias"]))
+
+
+def test_calls_at_once_are_those_one_by_one(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK_NODES", 4)
+    q, k, v = (x.reshape(2, 7, 6) for x in random_inputs(14, 6))
+    seeds = jnp.array([3, 4], jnp.uint32)
+    found = scalar_attention(q, k, v, seeds, 0.5, 9)
+    for call in range(2):
+        alone = scalar_attention(q[call], k[call], v[call], seeds[call], 0.5, 9)
+        np.testing.assert_allclose(found[call], alone, atol=1e-6)

@@ -21,6 +21,7 @@ from etils import epath
 from rearm_jax.errors import CheckpointError
 from rearm_jax.training.checkpoint import Checkpoints, checkpoint_directory
 from rearm_jax.training.digest import delete_step, write_record
+from tests.conftest import with_devices
 
 NAN = float("nan")
 
@@ -556,12 +557,11 @@ print(json.dumps({
 
 
 def run_on_devices(count, action, workdir, step):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", DEVICES_SCRIPT, action, str(workdir), str(step)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=with_devices(count),
         cwd=Path(__file__).parent.parent,
     )
     assert done.returncode == 0, done.stderr

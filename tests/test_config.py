@@ -3,18 +3,18 @@
 import importlib
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from rearm_jax import default, models
+from rearm_jax.command_line import parse_flags
 from rearm_jax.config import (
     check_against_data,
     check_config,
@@ -28,6 +28,7 @@ from rearm_jax.config import (
 )
 from rearm_jax.data.download import DATASETS
 from rearm_jax.errors import ConfigError
+from rearm_jax.program import DONE, run_program
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = {name: setting.rule for name, setting in default.declared("rearm").items()}  # of the demo
@@ -460,50 +461,39 @@ def test_any_value_of_any_field_passes_or_is_refused_by_name(name, value):
         assert leaves(from_json(to_json(config)).to_dict())[name] == expected
 
 
-SCRIPT = """
-import sys
-from absl import app
-from ml_collections import config_flags
-from rearm_jax.command_line import parse_flags
-from rearm_jax.config import to_json
-from rearm_jax.errors import RearmError
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs a command line with a flag `config` and prints the settings: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(ROOT)
 
-CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+    def run(*arguments: str) -> tuple[int, str, str]:
+        values = flags.FlagValues()
+        sys.modules.pop("config_config", None)  # the file that was read before, to which the next one would add
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", ["program.py", *arguments])
+        config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
 
-def main(argv):
-    print(to_json(CONFIG.value) if CONFIG.value else argv[1:])
+        def body() -> int:
+            remaining = parse_flags(sys.argv)
+            print(to_json(config.value) if config.value else remaining[1:])
+            return DONE
 
-try:
-    app.run(main, flags_parser=parse_flags)
-except RearmError as error:
-    sys.exit(f"error: {error}")
-"""
+        return run_program(body), *capsys.readouterr()
 
-
-def command(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
-    (tmp_path / "program.py").write_text(SCRIPT)
-    return subprocess.run(
-        [sys.executable, str(tmp_path / "program.py"), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run
 
 
-def test_overrides_reach_the_config(tmp_path):
+def test_overrides_reach_the_config(command):
     overrides = {"model.rank": 7, "loss.temperature": 1.0, "data.modalities": ("image", "audio")}
     overrides |= {"graph.user_modality_weights": (0.2, 0.8), "log.progress": False}
     overrides |= {"graph.item_modality_weights": (0.5, 0.5)}  # resolved
-    done = command(
-        tmp_path,
+    code, stdout, stderr = command(
         "--config=configs/tiktok.py",
         *("--config.model.rank=7", "--config.loss.temperature=1", '--config.data.modalities=("image","audio")'),
         *("--config.graph.user_modality_weights=(0.2,0.8)", "--noconfig.log.progress"),
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_equal_with_types(done.stdout, leaves(shipped("tiktok").to_dict()) | overrides)
+    assert (code, stderr) == (0, "")
+    assert_equal_with_types(stdout, leaves(shipped("tiktok").to_dict()) | overrides)
 
 
 def assert_equal_with_types(json_text: str, expected: dict) -> None:
@@ -511,30 +501,29 @@ def assert_equal_with_types(json_text: str, expected: dict) -> None:
     assert {k: typed(v) for k, v in found.items()} == {k: typed(v) for k, v in expected.items()}
 
 
-def test_a_model_named_by_a_flag_brings_its_settings(tmp_path):
+def test_a_model_named_by_a_flag_brings_its_settings(command):
     """What the file sets for its own model stays behind; the flags may name what the new model has, nothing else."""
-    done = command(
-        tmp_path, DEMO, "--config.batch_size=64", "--config.model.name=lightgcn", "--config.model.num_layers=1"
+    code, stdout, _ = command(
+        DEMO, "--config.batch_size=64", "--config.model.name=lightgcn", "--config.model.num_layers=1"
     )
-    assert done.returncode == 0
+    assert code == 0
     common = {name: value for name, value in leaves(shipped("demo").to_dict()).items() if name in default.SETTINGS}
     own = {name: setting.default for name, setting in models.find("lightgcn").settings.items()}
     expected = common | own | {"model.name": "lightgcn", "model.num_layers": 1, "batch_size": 64}
-    assert_equal_with_types(done.stdout, expected)
+    assert_equal_with_types(stdout, expected)
 
 
 @pytest.mark.parametrize("value", ["image", '("image",)'])
-def test_one_modality_needs_no_weights(tmp_path, value):
-    done = command(tmp_path, "--config=configs/demo.py", f"--config.data.modalities={value}")
-    assert (done.returncode, done.stderr) == (0, "")
-    config = from_json(done.stdout)
+def test_one_modality_needs_no_weights(command, value):
+    code, stdout, stderr = command("--config=configs/demo.py", f"--config.data.modalities={value}")
+    assert (code, stderr) == (0, "")
+    config = from_json(stdout)
     assert config.data.modalities == ("image",)
     assert config.graph.user_modality_weights == config.graph.item_modality_weights == (1.0,)
 
 
-def test_the_config_is_optional(tmp_path):
-    done = command(tmp_path, "left over")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "['left over']\n", "")
+def test_the_config_is_optional(command):
+    assert command("left over") == (0, "['left over']\n", "")
 
 
 DEMO = "--config=configs/demo.py"
@@ -567,8 +556,8 @@ DEMO = "--config=configs/demo.py"
         (["--config=configs/default.py"], ["data.root = ''"]),
     ],
 )
-def test_command_line_mistakes_end_in_a_message(tmp_path, arguments, words):
-    assert_refused(command(tmp_path, *arguments), words)
+def test_command_line_mistakes_end_in_a_message(command, arguments, words):
+    assert_refused(command(*arguments), words)
 
 
 @pytest.mark.parametrize(
@@ -582,16 +571,17 @@ def test_command_line_mistakes_end_in_a_message(tmp_path, arguments, words):
         ("def get_config():\n    return [1]", ["list"]),
     ],
 )
-def test_mistakes_in_a_config_file_end_in_a_message_that_names_it(tmp_path, source, words):
+def test_mistakes_in_a_config_file_end_in_a_message_that_names_it(command, tmp_path, source, words):
     path = tmp_path / "mine.py"
     path.write_text(source)
-    assert_refused(command(tmp_path, f"--config={path}"), [str(path), *words])
+    assert_refused(command(f"--config={path}"), [str(path), *words])
 
 
-def assert_refused(done: subprocess.CompletedProcess, words: list[str]) -> None:
+def assert_refused(done: tuple[int, str, str], words: list[str]) -> None:
     """A non-zero exit, no traceback, and every one of the words in what is said."""
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    code, stdout, stderr = done
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith("error: ")
+    assert "Traceback" not in stderr
     for word in words:
-        assert word in done.stderr
+        assert word in stderr

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from rearm_jax.data.dataset import group_by_user, load_dataset, make_dataset, summary
+from rearm_jax.data.dataset import all_in_train, group_by_user, load_dataset, make_dataset, summary
 from rearm_jax.errors import DataError
 
 MODALITIES = ("image", "text")
@@ -33,6 +33,7 @@ def example():
 
 
 def write(folder, **changes):
+    folder.mkdir(exist_ok=True)
     for stem, array in (example() | changes).items():
         np.save(folder / f"{stem}.npy", array)
     return folder
@@ -291,10 +292,31 @@ def test_wrong_shape_of_a_split(tmp_path, split, shape):
     refused(write(tmp_path, **{split: np.zeros(shape, int)}), tmp_path / f"{split}.npy", shape, "(2, n) or (n, 2)")
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
 @pytest.mark.parametrize("shape", [(2, 0), (0, 2)])
-def test_empty_split(tmp_path, split, shape):
-    refused(write(tmp_path, **{split: np.zeros(shape, int)}), tmp_path / f"{split}.npy", "empty", shape)
+def test_an_empty_train_split_is_refused(tmp_path, shape):
+    refused(write(tmp_path, train=np.zeros(shape, int)), tmp_path / "train.npy", "empty", shape)
+
+
+@pytest.mark.parametrize("splits", [("valid",), ("test",), ("valid", "test")])
+@pytest.mark.parametrize("empty", [np.zeros((2, 0), int), np.zeros((0, 2))])
+def test_other_splits_may_be_empty(tmp_path, splits, empty):
+    whole = load_dataset(write(tmp_path / "whole"), MODALITIES)
+    dataset = load_dataset(write(tmp_path / "part", **dict.fromkeys(splits, empty)), MODALITIES)
+    for split in ("train", "valid", "test"):
+        expected = np.zeros((0, 2)) if split in splits else getattr(whole, split)
+        assert getattr(dataset, split).tolist() == expected.tolist()
+        assert getattr(dataset, split).dtype == np.int32
+    assert dataset.content_hash != whole.content_hash
+
+
+def test_all_interactions_in_train(tmp_path):
+    dataset = load_dataset(write(tmp_path), MODALITIES)
+    everything = all_in_train(dataset)
+    expected = sorted(dataset.train.tolist() + dataset.valid.tolist() + dataset.test.tolist())
+    assert everything.train.tolist() == expected
+    assert (len(everything.valid), len(everything.test)) == (0, 0)
+    folder = write(tmp_path / "by_hand", train=np.array(expected), valid=np.zeros((0, 2)), test=np.zeros((0, 2)))
+    assert everything.content_hash == load_dataset(folder, MODALITIES, dataset.num_users).content_hash
 
 
 def test_ids_that_are_no_integers(tmp_path):
@@ -522,7 +544,7 @@ def check_reader(folder, num_users=0):
         assert pairs.dtype == np.int32
         rows = [tuple(row) for row in pairs.tolist()]
         assert rows == sorted(set(rows))
-        assert rows
+        assert rows or pairs is not dataset.train
         assert not seen & set(rows)
         seen |= set(rows)
     assert all(0 <= user < dataset.num_users and 0 <= item < dataset.num_items for user, item in seen)

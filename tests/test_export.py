@@ -50,7 +50,7 @@ def folder(trained, tmp_path_factory):
 def test_vectors_and_ids(trained, folder):
     out, labels = trained.representations, trained.experiment.dataset.labels
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
-    assert len(list(folder.iterdir())) == 10
+    assert len(list(folder.iterdir())) == 12
     for side, vectors, ids in (("user", out.users, labels.user_ids), ("item", out.items, labels.item_ids)):
         array = np.load(folder / f"{side}_vectors.npy", allow_pickle=False)
         assert array.dtype == np.float32
@@ -96,7 +96,7 @@ def test_an_index_that_ranks_otherwise_is_refused(trained, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
-def test_the_score_function_runs_in_a_process_without_this_package(folder, tmp_path):
+def test_the_score_function_runs_in_a_process_without_this_package(trained, folder, tmp_path):
     """The program of the README, word for word, and what it finds."""
     (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
     program = (
@@ -121,7 +121,32 @@ def test_the_score_function_runs_in_a_process_without_this_package(folder, tmp_p
     np.testing.assert_allclose(found["scores"], -np.sort(-exact[:2])[:, :100], atol=1e-5)
     assert all(len(set(row)) == 100 for row in found["rows"].tolist())
     assert found["many"].shape == (45, 100)
-    assert f"'B{found['rows'][0, 0]}é'" in done.stdout
+    data = trained.experiment.dataset
+    for user, line in enumerate(done.stdout.replace("\n ", " ").splitlines()):
+        had = {item for split in (data.train, data.valid, data.test) for owner, item in split.tolist() if owner == user}
+        shown = [int(number) for number in re.findall(r"'B(\d+)é'", line)]
+        assert shown == [item for item in found["rows"][user].tolist() if item not in had][:20]
+        assert len(shown) == 20
+
+
+def test_an_export_is_replaced_whole_or_not_at_all(trained, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="was not made by this command"):
+        export_run(trained, out, overwrite=True)
+    (out / "notes.txt").rename(out / "score.stablehlo")  # what tells an export
+    monkeypatch.setattr(export, "export_readme", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_run(trained, out, overwrite=True)
+    assert [path.read_text() for path in out.iterdir()] == ["mine"]
+    monkeypatch.undo()
+    export_run(trained, out, overwrite=True, seen="train")
+    assert list(tmp_path.iterdir()) == [out]
+    assert (out / "score.stablehlo").stat().st_size > 1000
+    assert len(np.load(out / "seen_items.npy")) == len(trained.experiment.dataset.train)
+    with pytest.raises(ConfigError, match="is not empty"):
+        export_run(trained, out)
 
 
 def test_the_readme_tells_shapes_metrics_and_versions(trained, folder):

@@ -15,6 +15,7 @@ from rearm_jax.experiment import build_experiment, make_experiment
 from rearm_jax.inference.export import export_run
 from rearm_jax.inference.new_items import NewItems, read_new_items
 from rearm_jax.inference.recommend import recommend as recommend_lists
+from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import load_trained
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.report.visualize import write_report
@@ -92,14 +93,15 @@ def test_evaluates_to_the_last_digit(run):
 def test_recommends_what_sorting_gives(run):
     name, folder, _ = run
     expected = ranking(all_scores(load_trained(str(folder))), 7)
-    lists = recommend(folder, k=7)
+    lists = recommend(folder, k=7, seen="train")
     assert [[place["item"] for place in one["items"]] for one in lists] == expected
     for one in lists:
         scores = [place["score"] for place in one["items"]]
         assert scores == sorted(scores, reverse=True)
     trained = load_trained(str(folder))
     first, *others = ranking(all_scores(trained), 8)[3]
-    _, blocks = recommend_lists(trained, users=[3], k=7, never=[first])
+    seen = find_seen(trained.experiment.dataset, "train")
+    _, blocks = recommend_lists(trained, users=[3], k=7, never=[first], seen=seen)
     assert next(blocks).items[0].tolist() == others
     assert [one["source"] for one in recommend(folder, [99, 3], 2, unknown="popular")] == ["model", "popular"]
     with pytest.raises(DataError, match="not in the catalogue: 99"):
@@ -282,7 +284,7 @@ def test_a_fitted_model_from_outside(tmp_path):
     assert evaluate(run)["test/recall@10"] == result["test/recall@10"]
     counts = np.bincount(build_experiment(tiny_config(model__name="rarest")).dataset.train[:, 1], minlength=40)
     scores = np.where(train_matrix(load_trained(str(run)).experiment.dataset) > 0, -np.inf, -counts)
-    assert [place["item"] for place in recommend(run, [7], 5)[0]["items"]] == ranking(scores, 5)[7]
+    assert [place["item"] for place in recommend(run, [7], 5, seen="train")[0]["items"]] == ranking(scores, 5)[7]
     with pytest.raises(RearmError, match=r"export: Rarest has no `traced_scores`"):
         export_run(load_trained(str(run)), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -238,8 +238,8 @@ def test_missing_or_repeated_columns(tmp_path, column):
 def test_missing_features_and_splits_of_mmrec(tmp_path):
     write_mmrec(tmp_path)
     refused(tmp_path, "audio_feat.npy missing", "image, text", modalities=("audio",))
-    write_text(tmp_path, "tiny.inter", ("userID", "itemID", "x_label"), (0, 0, 0), (0, 1, 2))
-    refused(tmp_path, "x_label 1: valid", "empty")
+    write_text(tmp_path, "tiny.inter", ("userID", "itemID", "x_label"), (0, 0, 1), (0, 1, 2))
+    refused(tmp_path, "x_label 0: train", "empty")
 
 
 @pytest.mark.parametrize(

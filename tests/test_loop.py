@@ -212,7 +212,7 @@ def test_a_finished_run_says_so_and_can_be_trained_on(tmp_path, monkeypatch, log
     result, _ = train(lightgcn(num_epochs=2), str(tmp_path))
     files = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_steps", refuse)
+        patch.setattr(loop, "steps_with_rates", refuse)
         patch.setattr(loop, "Evaluator", refuse)
         again, stopped_by = train(lightgcn(num_epochs=2), str(tmp_path))
     assert (again, stopped_by) == (result, None)
@@ -265,7 +265,7 @@ def scripted(monkeypatch):
             return {f"{split}/{name}@{k}": value for name in ("recall", "ndcg") for k in self.ks}
 
     monkeypatch.setattr(loop, "Evaluator", Script)
-    monkeypatch.setattr(loop, "describe_run", lambda experiment, progress: dataclasses.asdict(progress))
+    monkeypatch.setattr(loop, "describe_run", lambda experiment, progress, *_: dataclasses.asdict(progress))
     return Script
 
 

@@ -1,4 +1,4 @@
-"""The command line, each command a process of its own, as a person would type it."""
+"""The command line, as a person would type it."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging
 from absl.testing import flagsaver
 
 from rearm_jax import main
@@ -49,8 +50,23 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    return finish(start(folder, *arguments))
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """The same in this process, which keeps its flags and shares its imports: (exit code, stdout, stderr)."""
+
+    def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
+        monkeypatch.setattr(logging.get_absl_handler().python_handler, "stream", sys.stderr)
+        with flagsaver.flagsaver():
+            code = main.main()
+        stdout, stderr = capsys.readouterr()
+        assert "Traceback" not in stdout + stderr, stderr
+        return code, stdout, stderr
+
+    for name in ("initialize", "_keep_compiled_programs"):
+        monkeypatch.setattr(main, name, lambda *_: None)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +74,7 @@ def trained(tmp_path_factory):
     """A folder with tiny.py and its run under runs/tiny, and the log of that run."""
     folder = tmp_path_factory.mktemp("main")
     (folder / "tiny.py").write_text(CONFIG)
-    code, stdout, stderr = run(folder, "--config=tiny.py")
+    code, stdout, stderr = finish(start(folder, "--config=tiny.py"))
     assert code == 0, stderr
     assert stdout == ""
     return folder, stderr
@@ -86,39 +102,39 @@ def test_training_shows_data_progress_and_yardsticks(trained):
     assert all(line.startswith(f"  {program} --mode ") for line in following)
 
 
-def test_the_same_command_again_says_that_the_run_is_finished(trained):
+def test_the_same_command_again_says_that_the_run_is_finished(trained, run_here):
     folder, _ = trained
     before = (folder / "runs/tiny/result.json").read_bytes()
-    code, _, log = run(folder, "--config", "tiny.py")
+    code, _, log = run_here(folder, "--config", "tiny.py")
     assert code == 0, log
     assert "is finished (2 epochs" in log
     assert (folder / "runs/tiny/result.json").read_bytes() == before
 
 
-def test_evaluate_prints_the_metrics_of_the_result(trained):
+def test_evaluate_prints_the_metrics_of_the_result(trained, run_here):
     folder, _ = trained
-    code, stdout, log = run(folder, "--mode=evaluate", "--workdir=runs/tiny")
+    code, stdout, log = run_here(folder, "--mode=evaluate", "--workdir=runs/tiny")
     assert code == 0, log
     assert json.loads(stdout) == metrics_of(json.loads((folder / "runs/tiny/result.json").read_text()))
     assert "data: 60 users, 40 items, 353 train interactions" in log
     assert "split hash" not in log  # the table of the data is for training
 
 
-def test_other_settings_are_refused_unless_overwritten(tmp_path):
+def test_other_settings_are_refused_unless_overwritten(tmp_path, run_here):
     (tmp_path / "tiny.py").write_text(CONFIG)
-    first = run(tmp_path, "--config=tiny.py", "--config.num_epochs=1", "--workdir=here")
+    first = run_here(tmp_path, "--config=tiny.py", "--config.num_epochs=1", "--workdir=here")
     assert first[0] == 0, first[2]
     (tmp_path / "here" / "notes.txt").write_text("mine")
     before = {path: path.read_bytes() for path in (tmp_path / "here").glob("*.*")}
 
     other = ("--config=tiny.py", "--config.num_epochs=1", "--workdir=here", "--config.model.num_layers=1")
-    code, _, log = run(tmp_path, *other)
+    code, _, log = run_here(tmp_path, *other)
     assert code == 1
     assert "error: here holds a run with other settings:\n  model.num_layers: 2 there, 1 here" in log
     assert "--overwrite" in log
     assert {path: path.read_bytes() for path in (tmp_path / "here").glob("*.*")} == before
 
-    code, _, log = run(tmp_path, *other, "--overwrite")
+    code, _, log = run_here(tmp_path, *other, "--overwrite")
     assert code == 0, log
     assert json.loads((tmp_path / "here" / "config.json").read_text())["model"]["num_layers"] == 1
     assert len((tmp_path / "here" / "metrics.jsonl").read_text().splitlines()) == 1
@@ -139,20 +155,18 @@ MISTAKES = {
 }
 
 
-def test_mistakes_are_explained_and_leave_nothing_behind(tmp_path):
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_explained_and_leave_nothing_behind(tmp_path, run_here, name):
     (tmp_path / "tiny.py").write_text(CONFIG)
-    names = list(MISTAKES)
-    for pair in (names[i : i + 2] for i in range(0, len(names), 2)):  # two at a time
-        processes = {name: start(tmp_path, *MISTAKES[name][0]) for name in pair}
-        for name, process in processes.items():
-            code, stdout, log = finish(process)
-            assert (code, stdout) == (1, ""), (name, log)
-            assert MISTAKES[name][1] in log, (name, log)
-            assert "error: " in log, name
+    arguments, words = MISTAKES[name]
+    code, stdout, log = run_here(tmp_path, *arguments)
+    assert (code, stdout) == (1, "")
+    assert words in log
+    assert "error: " in log
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["tiny.py"]
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, run_here):
     (tmp_path / "tiny.py").write_text(CONFIG)
     metrics = tmp_path / "run" / "metrics.jsonl"
     process = start(tmp_path, "--config=tiny.py", "--workdir=run", "--config.num_epochs=100000")
@@ -160,7 +174,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     while not (metrics.exists() and metrics.read_text().count("\n")) and process.poll() is None:
         assert time.monotonic() < deadline, "no epoch in four minutes"
         time.sleep(0.02)
-    code, _, log = run(tmp_path, "--config=tiny.py", "--workdir=run", "--config.num_epochs=1")
+    code, _, log = run_here(tmp_path, "--config=tiny.py", "--workdir=run", "--config.num_epochs=1")
     assert code == 1
     assert f"error: run is being trained by process {process.pid} on " in log
     process.send_signal(signal.SIGINT)
@@ -171,7 +185,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
     done = metrics.read_text().splitlines()
-    code, _, log = run(tmp_path, "--config=tiny.py", "--workdir=run", f"--config.num_epochs={len(done) + 2}")
+    code, _, log = run_here(tmp_path, "--config=tiny.py", "--workdir=run", f"--config.num_epochs={len(done) + 2}")
     assert code == 0, log
     assert "resuming at step " in log
     lines = metrics.read_text().splitlines()
@@ -180,15 +194,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_recommend_prints_lists_as_json_lines_and_writes_them_as_csv(trained):
+def test_recommend_prints_lists_as_json_lines_and_writes_them_as_csv(trained, run_here):
     folder, _ = trained
     (folder / "users.txt").write_text("17\n3\n")
     command = ("--mode=recommend", "--workdir=runs/tiny", "--k=4")
-    processes = [
-        start(folder, *command, "--users=3,17"),
-        start(folder, *command, "--users=users.txt", "--format=csv", "--out=lists.csv"),
-    ]
-    (code, stdout, log), (csv_code, csv_stdout, csv_log) = map(finish, processes)
+    code, stdout, log = run_here(folder, *command, "--users=3,17")
+    to_file = ("--users=users.txt", "--format=csv", "--out=lists.csv")
+    csv_code, csv_stdout, csv_log = run_here(folder, *command, *to_file)
     assert (code, csv_code, csv_stdout) == (0, 0, ""), log + csv_log
     lists = {one["user"]: one["items"] for one in map(json.loads, stdout.splitlines())}
     assert list(lists) == [3, 17]
@@ -262,22 +274,36 @@ def refusing(dispatch, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (("--users=3",), "--users goes with --mode=recommend, and this is train"),
-        (("--mode=train", "--out=x"), "--out goes with --mode=recommend or export or visualize, and this is train"),
+        (
+            ("--mode=train", "--out=x"),
+            "--out goes with --mode=refit or recommend or export or visualize, and this is train",
+        ),
         (
             ("--mode=evaluate", "--workdir=run", "--format=jsonl"),
             "--format goes with --mode=recommend, and this is evaluate",
         ),
         (("--mode=evaluate", "--workdir=run", "--out=x"), "--out goes with"),
+        (
+            ("--mode=evaluate", "--workdir=run", "--seen=all"),
+            "--seen goes with --mode=recommend or export, and this is",
+        ),
         (("--mode=export", "--workdir=run", "--k=20"), "--k goes with --mode=recommend, and this is export"),
         (("--mode=visualize", "--workdir=run", "--new_items=x"), "--new_items goes with --mode=recommend"),
-        ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train, and this is recommend"),
+        ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train or refit or export, and this is recommend"),
         ((*RECOMMEND, "--distributed"), "--distributed goes with --mode=train or evaluate, and this is recommend"),
+        (("--mode=refit", "--workdir=run"), "--out is missing: name the folder of the refit"),
+        (("--mode=refit", "--out=run"), "--workdir is missing: name the run folder to refit"),
+        (("--refit_by=steps",), "--refit_by goes with --mode=refit, and this is train"),
+        (("--mode=refit", "--workdir=run", "--out=final", "--refit_by=hours"), "epochs|steps"),
+        (("--mode=review", "--lists=x"), "--lists and --interactions are needed"),
+        (("--mode=review", "--lists=x", "--interactions=y", "--workdir=z"), "--workdir goes with --mode=train or"),
+        (("--mode=review", "--lists=x", "--interactions=y", "--min_recall=2"), "--min_recall=2"),
         (("--mode=evaluate",), "--workdir is missing: name the run folder to evaluate"),
         (("--mode=recommend", "--users=3"), "--workdir is missing: name the run folder to recommend"),
         (("--mode=export", "--workdir="), "--workdir is missing: name the run folder to export"),
         (("--mode=visualize",), "--workdir is missing: name the run folder to visualize"),
         (("--mod=recommend", "--workdir=run"), "Unknown command line flag 'mod'. Did you mean: mode"),
-        ((*RECOMMEND, "--user=3"), "Unknown command line flag 'user'. Did you mean: users"),
+        ((*RECOMMEND, "--userss=3"), "Unknown command line flag 'userss'. Did you mean: users"),
         (("--mode=recomend", "--workdir=run"), "--mode=recomend"),
         ((*RECOMMEND, "--k=0"), "--k=0"),
         ((*RECOMMEND, "--k=ten"), "--k=ten"),
@@ -301,6 +327,7 @@ def test_flags_are_refused_before_anything_happens(refusing, monkeypatch, argume
         ((*RECOMMEND, "--format=parquet"), "standard output: name a file"),
         ((*RECOMMEND, "--out=nowhere/lists.jsonl"), "there is no folder"),
         ((*RECOMMEND, "--out=."), ". is a folder: name a file"),
+        ((*RECOMMEND, "--seen=al"), "seen = 'al': must be one of"),
     ],
 )
 def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words):
@@ -308,11 +335,27 @@ def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words
         refusing(*arguments)
 
 
-@pytest.mark.parametrize("mode", ["evaluate", "recommend", "export", "visualize"])
+@pytest.mark.parametrize("mode", ["refit", "evaluate", "recommend", "export", "visualize"])
 def test_a_folder_that_is_no_run_is_refused(dispatch, tmp_path, mode):
+    out = [f"--out={tmp_path}/out"] if mode == "refit" else []
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        dispatch(f"--mode={mode}", f"--workdir={tmp_path}/none")
+        dispatch(f"--mode={mode}", f"--workdir={tmp_path}/none", *out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_refitted(dispatch, trained, monkeypatch, caplog):
+    folder, _ = trained
+    caplog.set_level("INFO", "absl")
+    refit = ("--mode=refit", f"--workdir={folder}/runs/tiny", f"--out={folder}/runs/final")
+    assert dispatch(*refit) == 0
+    assert "nothing was scored: validation and test are empty" in caplog.text
+    result = json.loads((folder / "runs/final/result.json").read_text())
+    assert result["refit_of"]["metrics"] == metrics_of(json.loads((folder / "runs/tiny/result.json").read_text()))
+    caplog.clear()
+    assert dispatch(*refit) == 0
+    assert "final is finished" in caplog.text
+    assert dispatch(*refit, "--overwrite") == 0
+    assert "compiled the train step" in caplog.text
 
 
 def test_an_unknown_user_is_refused(dispatch, trained):

@@ -117,7 +117,7 @@ def test_every_attention_has_its_own_mask_and_rate(monkeypatch):
     calls = []
 
     def recording(q, k, v, seed, rate, first_node):
-        calls.append((int(seed), rate))
+        calls.extend((int(one), rate) for one in seed)
         return scalar_attention(q, k, v, seed, rate, first_node)
 
     monkeypatch.setattr(attention, "scalar_attention", recording)
@@ -242,9 +242,9 @@ def test_initialisation_follows_the_original():
 
 
 def test_attention_is_initialised_as_multihead_attention():
-    module = ScalarAttention(0.0)
+    module = ScalarAttention()
     keys = jax.random.split(jax.random.key(0), 500)
-    params = jax.jit(jax.vmap(lambda key: module.init(key, jnp.ones((1, 2)), jnp.ones((1, 2)), None)["params"]))(keys)
+    params = jax.jit(jax.vmap(lambda key: module.init(key, jnp.ones((1, 2)), method="project_out")["params"]))(keys)
     assert_uniform(params["in_weight"], np.sqrt(1.5))  # Xavier over (3, 1): sqrt(6 / (3 + 1))
     assert_uniform(params["out_weight"], 1.0)
     np.testing.assert_array_equal(params["in_bias"], np.zeros((500, 3)))

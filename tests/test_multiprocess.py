@@ -23,7 +23,7 @@ from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.loop import evaluate_run
 from rearm_jax.training.placement import place
 from rearm_jax.training.run_folder import saved_config
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, with_devices
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 12
@@ -57,15 +57,7 @@ def get_config():
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "RESTARTS": "1",
-        **more,
-    }
+    return with_devices(devices) | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "RESTARTS": "1", **more}
 
 
 def start(folder: Path, devices: int, *command: str, **more: str) -> subprocess.Popen:

@@ -366,6 +366,23 @@ def test_a_small_split_is_read_as_it_was_written(tmp_path, num_train, num_valid)
         assert sorted(found) == sorted(row[:2] for row in expected)
 
 
+@pytest.mark.parametrize("method", ["random", "time", "global-time"])
+@pytest.mark.parametrize("ratios", ["1:0:0", "8:0:2", "8:2:0"])
+def test_a_ratio_of_0_leaves_its_split_empty(tmp_path, method, ratios):
+    rows = [(f"u{t % 5}", f"i{t % 3}{t}", 5, t) for t in range(40)]
+    write(tmp_path / "log.csv", lines(rows, ",", MOVIELENS))
+    np.save(tmp_path / "f.npy", np.ones((40, 1)))
+    np.save(tmp_path / "f_ids.npy", np.array([row[1] for row in rows]))
+    assert command(tmp_path, "--split", method, "--ratios", ratios) == 0
+    dataset = load_dataset(tmp_path / "out", ["text"])
+    sizes = [len(getattr(dataset, split)) for split in ("train", "valid", "test")]
+    shares = [int(ratio) for ratio in ratios.split(":")]
+    assert sum(sizes) == 40
+    for size, share in zip(sizes, shares, strict=True):
+        assert abs(size - 40 * share / sum(shares)) <= 5  # each user's share is rounded down
+        assert (size == 0) == (share == 0)
+
+
 def test_the_summary_counts_what_is_left_out(raw, caplog):
     log, items = raw / "log.csv", raw / "items.csv"
     write(log, log.read_bytes().replace(b"u3,", b" u3,").replace(b"u4,", b"u4\t,"))
@@ -421,7 +438,7 @@ def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
         (["--k_core", "99"], "the 99-core of the other 96 is empty"),
         (["--min_rating", "9"], "no interaction is left"),
         (["--ratios", "8:1"], "three whole numbers"),
-        (["--ratios", "8:0:1"], "three whole numbers"),
+        (["--ratios", "0:1:1"], "three whole numbers"),
         (["--ratios", "1:1:1", "--split", "leave-one-out"], "--ratios says nothing"),
         (["--k_core", "0"], "--k_core is 0"),
         (["--seed", "-1"], "--seed is -1"),

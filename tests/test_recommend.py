@@ -14,6 +14,7 @@ from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.recommend import recommend
 from rearm_jax.inference.recommend_files import check_output, parse_users, read_exclusions, recommend_run
+from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import load_trained
 from rearm_jax.training.loop import train
 from tests.conftest import tiny_config
@@ -43,11 +44,11 @@ def trained(tmp_path_factory):
     return load_trained(str(folder / "run"))
 
 
-def sorted_lists(trained, k, exclude=()):
+def sorted_lists(trained, k, exclude=(), splits=("train", "valid", "test")):
     """User row -> items and scores, by sorting in numpy."""
     out, dataset = trained.representations, trained.experiment.dataset
     scores = np.asarray(out.users) @ np.asarray(out.items).T
-    left_out = {*map(tuple, dataset.train.tolist()), *exclude}
+    left_out = {tuple(pair) for split in splits for pair in getattr(dataset, split).tolist()} | {*exclude}
     lists = []
     for user in range(dataset.num_users):
         items = [item for item in range(dataset.num_items) if (user, item) not in left_out]
@@ -90,7 +91,7 @@ def test_lists_come_in_blocks_and_in_the_order_asked(trained):
 
 def test_candidates_that_run_out_make_a_shorter_list(trained):
     dataset = trained.experiment.dataset
-    seen = (dataset.train[:, 0] == SATED).sum()
+    seen = sum((split[:, 0] == SATED).sum() for split in (dataset.train, dataset.valid, dataset.test))
     assert seen > 30
     found = collect(recommend(trained, [f"U{SATED:03}"], k=20))
     assert len(found[f"U{SATED:03}"][0]) == NUM_ITEMS - seen
@@ -100,7 +101,7 @@ def test_a_user_without_history_has_a_list_of_the_model(trained):
     assert NEWCOMER not in trained.experiment.dataset.train[:, 0]
     items, _, source = collect(recommend(trained, [f"U{NEWCOMER:03}"], k=NUM_ITEMS))[f"U{NEWCOMER:03}"]
     assert source == "model"
-    assert sorted(items) == list(range(NUM_ITEMS))
+    assert sorted(items) == [item for item in range(NUM_ITEMS) if item != 3]  # which is in test
 
 
 def test_unknown_users_are_refused_by_name(trained):
@@ -118,6 +119,49 @@ def test_unknown_users_get_the_most_popular(trained):
     assert found["stranger"] == (ranking[:6], pytest.approx(counts[ranking[:6]]), "popular")
     assert found["nobody"][0] == [item for item in ranking if item != 2][:6]
     assert found["U001"][0] == sorted_lists(trained, 6, {(1, 0)})[1][0]
+
+
+@pytest.mark.parametrize(("seen", "splits"), [("all", ("train", "valid", "test")), ("train", ("train",)), ("none", ())])
+def test_what_of_the_data_users_have(trained, seen, splits):
+    found = collect(recommend(trained, k=12, seen=find_seen(trained.experiment.dataset, seen)))
+    assert [items for items, *_ in found.values()] == [items for items, _ in sorted_lists(trained, 12, (), splits)]
+    data, found = trained.experiment.dataset, find_seen(trained.experiment.dataset, seen)
+    expected = sorted(tuple(pair) for split in splits for pair in getattr(data, split).tolist())
+    assert sorted(map(tuple, found.pairs.tolist())) == expected
+
+
+def test_what_users_have_bought_since(trained, tmp_path, caplog):
+    """A table of orders, under outside ids: known and unknown users and items, pairs twice, blanks around ids."""
+    caplog.set_level("INFO", "absl")
+    bought = {(user, item) for user in (0, 7, NEWCOMER) for item in range(user % 5, 30, 2)}
+    orders = [("time", "customer", "sku"), *((9, f" U{user:03}", 1000 + 7 * item) for user, item in sorted(bought))]
+    orders += [(9, "U007", 1000 + 7 * 2), (9, "nobody", 1000), (9, "nobody", 1000 + 7), (9, "U003", 5)]
+    with open(tmp_path / "orders.csv", "w", newline="") as file:
+        csv.writer(file).writerows(orders)
+    arguments = {"seen": tmp_path / "orders.csv", "user_column": "customer", "item_column": "sku"}
+    recommend_run(trained, None, 6, "csv", tmp_path / "lists.csv", **arguments)
+    with open(tmp_path / "lists.csv", newline="") as file:
+        rows = [(row["user"], int(row["item"])) for row in csv.DictReader(file)]
+    lists = sorted_lists(trained, 6, bought | {(7, 2)})
+    assert rows == [(f"U{user:03}", 1000 + 7 * item) for user, (items, _) in enumerate(lists) for item in items]
+    assert f"{len(bought) + 1} of users and items of the catalogue; 1 users and 1 items are not in it" in caplog.text
+
+    seen = find_seen(trained.experiment.dataset, **arguments)
+    found = collect(recommend(trained, ["nobody", "other"], 6, unknown="popular", seen=seen))
+    ranking = [item for item in found["other"][0] if item not in (0, 1)]
+    assert found["nobody"][0][: len(ranking)] == ranking
+
+
+def test_what_users_have_cannot_be_read(trained, tmp_path):
+    dataset = trained.experiment.dataset
+    with pytest.raises(ConfigError, match=r'seen = \'al\': must be one of "all", "train", "none", or a file'):
+        find_seen(dataset, "al")
+    (tmp_path / "orders.csv").write_text("user,item\nU001,1\n")
+    with pytest.raises(DataError, match=r"none of its items is in the catalogue: '1'\. The catalogue has 1000, 1007"):
+        find_seen(dataset, tmp_path / "orders.csv")
+    (tmp_path / "orders.csv").write_text("who,item\nU001,1\n")
+    with pytest.raises(DataError, match="Name one with --user_column"):
+        find_seen(dataset, tmp_path / "orders.csv")
 
 
 def test_items_that_nobody_gets(trained):

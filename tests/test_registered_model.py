@@ -102,7 +102,7 @@ def test_it_recommends(run):
     trained = load_trained(str(workdir))
     scores = np.asarray(trained.params["user_id_table"]) @ np.asarray(trained.params["item_id_table"]).T
     scores[tuple(trained.experiment.dataset.train.T)] = -np.inf
-    lists = rearm_jax.recommend(workdir, users=[3, 17], k=5)
+    lists = rearm_jax.recommend(workdir, users=[3, 17], k=5, seen="train")
     for user, found in zip((3, 17), lists, strict=True):
         assert [place["item"] for place in found["items"]] == np.argsort(-scores[user])[:5].tolist()
 

@@ -250,7 +250,7 @@ def test_evaluates_to_the_last_digit(run):
 def test_recommends_by_both(run):
     folder, result = run
     scores = brute_scores(folder, result["residual"]["weight"])
-    lists = recommend(folder, k=9)
+    lists = recommend(folder, k=9, seen="train")
     for user, one in enumerate(lists):
         items = [place["item"] for place in one["items"]]
         given = np.array([place["score"] for place in one["items"]])

@@ -5,7 +5,6 @@ MODEL...` goes on with the models' runs in FOLDER, by row on the last of the dev
 """
 
 import functools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.sampling import cut_sampler, make_sampler
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, with_devices
 from tests.test_parallel import alive
 
 ROOT = Path(__file__).parent.parent
@@ -157,14 +156,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run_by_row(folder: Path, num_devices: int, num_steps: int, models: list[str]) -> None:
-    flags = (
-        f"--xla_force_host_platform_device_count={DEVICES_THERE_ARE} "
-        "--xla_backend_optimization_level=0"  # compiles faster
-    )
     process = subprocess.run(
         [sys.executable, "-m", "tests.test_row_parallel", str(folder), str(num_devices), str(num_steps), *models],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=with_devices(DEVICES_THERE_ARE),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -29,6 +29,7 @@ class Dataset:
 
     Attributes:
         train, valid, test: int32 (n, 2), [user, item], unique and sorted by (user, item); no pair is in two splits.
+            Validation and test may be empty.
         num_users: users have ids 0 to num_users - 1; some may have no interaction.
         num_items: number of feature rows; some items may have no interaction.
         features: modality name -> float32 (num_items, d_m), finite, in the order of `config.data.modalities`.
@@ -74,7 +75,8 @@ def make_dataset(
     """Validates arrays and makes a Dataset of copies of them.
 
     Duplicates inside a split are reported as a warning with their count, and one of each is kept. Users and items
-    without interactions, zero feature rows, and users who interacted with every item are legal.
+    without interactions, zero feature rows, users who interacted with every item, and empty splits but for train are
+    legal.
 
     Args:
         train, valid, test: integer (2, n) or (n, 2), [user, item]. A (2, 2) array lies as the others do; where they do
@@ -101,6 +103,9 @@ def _validated(folder: Folder, num_users: int) -> Dataset:
     files = {split: table.file for split, table in folder.splits.items()}
     by_row = _lie_by_row(folder)
     pairs = {split: _checked_pairs(table, by_row) for split, table in folder.splits.items()}
+    if not len(pairs["train"]):
+        shape = np.shape(folder.splits["train"].array)
+        raise DataError(f"{files['train']}: the split is empty (shape {shape}), and there is nothing to learn from")
     features = {modality: _checked_features(table) for modality, table in folder.features.items()}
     num_items = _common_num_items(features, folder.features)
     if not 0 <= num_users <= _MAX_ID + 1:
@@ -110,7 +115,7 @@ def _validated(folder: Folder, num_users: int) -> Dataset:
     if not num_users and "user_ids" in folder.labels:
         num_users = np.size(folder.labels["user_ids"].array)
         users_are = f"{folder.labels['user_ids'].file} names {num_users} users"
-    num_users = int(num_users) or 1 + max(int(pairs[split][:, 0].max()) for split in SPLITS)
+    num_users = int(num_users) or 1 + max(int(pairs[split][:, 0].max(initial=-1)) for split in SPLITS)
     for split in SPLITS:
         _refuse_beyond(pairs[split][:, 0], num_users, folder.splits[split], "user", users_are)
         _refuse_beyond(pairs[split][:, 1], num_items, folder.splits[split], "item", items_are)
@@ -128,16 +133,31 @@ def _validated(folder: Folder, num_users: int) -> Dataset:
     label_files = {stem: table.file for stem, table in folder.labels.items()}
     labels = make_labels(label_arrays, num_users, num_items, label_files)
     splits = {split: pairs[split][first_rows[split]].astype(np.int32, order="C") for split in SPLITS}
+    return _with_hashes(splits, num_users, num_items, features, labels)
+
+
+def all_in_train(dataset: Dataset) -> Dataset:
+    """The same data, with the interactions of all splits in train; validation and test are empty."""
+    pairs = np.concatenate([getattr(dataset, split) for split in SPLITS])
+    empty = np.zeros((0, 2), np.int32)
+    splits = {"train": pairs[np.lexsort(pairs.T[::-1])], "valid": empty, "test": empty.copy()}
+    return _with_hashes(splits, dataset.num_users, dataset.num_items, dataset.features, dataset.labels)
+
+
+def _with_hashes(
+    splits: dict[str, np.ndarray], num_users: int, num_items: int, features: dict[str, np.ndarray], labels: Labels
+) -> Dataset:
     for array in (*splits.values(), *features.values()):
         array.flags.writeable = False
     split_hash = _sha256(f"{num_users} {num_items}", splits)
+    content_hash = _sha256(split_hash, features)
     return Dataset(
         **splits,
         num_users=num_users,
         num_items=num_items,
         features=features,
         split_hash=split_hash,
-        content_hash=_sha256(split_hash, features),
+        content_hash=content_hash,
         labels=labels,
     )
 
@@ -197,7 +217,7 @@ def _lie_by_row(folder: Folder) -> bool | None:
 
 
 def _checked_pairs(table: Table, by_row: bool | None) -> np.ndarray:
-    """Interactions as int64 (n, 2) with ids from 0 to _MAX_ID, not empty; by_row: of a (2, 2) array."""
+    """Interactions as int64 (n, 2) with ids from 0 to _MAX_ID; by_row: of a (2, 2) array."""
     array = np.asarray(table.array)
     if array.ndim != 2 or 2 not in array.shape:
         raise DataError(f"{table.file}: the shape is {array.shape}, and must be (2, n) or (n, 2): user and item ids")
@@ -208,7 +228,7 @@ def _checked_pairs(table: Table, by_row: bool | None) -> np.ndarray:
         )
     pairs = array.T if array.shape[0] == 2 and not (by_row and array.shape == (2, 2)) else array
     if not len(pairs):
-        raise DataError(f"{table.file}: the split is empty (shape {array.shape}); every split needs an interaction")
+        return np.zeros((0, 2), np.int64)  # whatever its type: numpy saves an empty list as floats
     if pairs.dtype.kind == "f":
         with np.errstate(invalid="ignore"):  # of NaN
             row, column = divmod(int(np.argmax(np.trunc(pairs) != pairs)), 2)  # the first fraction or NaN, else row 0
@@ -264,8 +284,9 @@ def _common_num_items(features: dict[str, np.ndarray], tables: dict[str, Table])
 
 
 def _refuse_beyond(ids: np.ndarray, limit: int, table: Table, kind: str, why: str) -> None:
-    row = int(np.argmax(ids >= limit))
-    if ids[row] >= limit:
+    beyond = np.flatnonzero(ids >= limit)
+    if len(beyond):
+        row = int(beyond[0])
         raise DataError(f"{table.where(row)}: {kind} id {ids[row]}, but {why}, so ids run from 0 to {limit - 1}")
 
 

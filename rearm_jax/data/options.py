@@ -1,4 +1,5 @@
-"""The flags of the command lines that get and make data: rearm_jax.data.download and rearm_jax.data.prepare."""
+"""The flags of the command lines that get and make data, rearm_jax.data.download and rearm_jax.data.prepare, and of
+rearm_jax.compare."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,6 +15,35 @@ def download_parser(names: Sequence[str]) -> Parser:
     parser.add_argument("name", choices=names)
     parser.add_argument("--root", type=expanduser, default="data", help="where the folder NAME shall be; default data")
     parser.add_argument("--revision", default="main", help="branch, tag or commit of the repository; default main")
+    return parser
+
+
+def compare_parser() -> Parser:
+    """Of rearm_jax.compare."""
+    parser = Parser("python -m rearm_jax.compare", "Compares models: settings by validation, then seeds on test.")
+    add = parser.add_argument
+    add("--spec", type=expanduser, metavar="FILE", help="what is compared: a file of Python with a get_spec()")
+    add(
+        "--workdir",
+        type=expanduser,
+        required=True,
+        action="append",
+        metavar="FOLDER",
+        help="where the runs are kept; the same command goes on. With --mode=table it may be given several times",
+    )
+    add("--mode", choices=("run", "table"), default="run", help="table: anew from the results of workdirs; default run")
+    add("--out", type=expanduser, metavar="FOLDER", help="--mode=table: where the tables go; default the first workdir")
+    add("--workers", type=int, default=1, metavar="N", help="processes that share this machine's cores; default 1")
+    add("--worker", action="store_true", help="only works at the runs, beside others in the same workdir")
+    add("--dry_run", action="store_true", help="prints what will run, and how long and large it may become")
+    add(
+        "--external",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="lists of another toolkit as a row: Parquet with user, item, rank; NAME@DATA=FILE with several data sets",
+    )
+    add("--timing", metavar="DATA/ROW", help="times one row; the comparison calls it so, in a process of its own")
     return parser
 
 
@@ -61,7 +91,7 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         default="random",
         help="default random, per user; see data/prepare/splitting.py",
     )
-    add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1")
+    add("--ratios", type=_ratios, metavar="A:B:C", help="train, validation, test; default 8:1:1; 1:0:0: train alone")
     add("--seed", type=int, default=0, help="of the random split; default 0")
     add(
         "--interactions_header",

@@ -7,13 +7,15 @@ from rearm_jax.data.dataset import Dataset, group_by_user
 from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
 
 
-def scored_splits(settings: ConfigDict) -> tuple[str, ...]:
-    """The splits that a run scores: validation, and test unless `config.evaluation.test` is off.
+def scored_splits(settings: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
+    """The splits that a run scores: validation, and test unless `config.evaluation.test` is off; no empty ones.
 
     Args:
       settings: `config.evaluation`.
+      dataset: the data.
     """
-    return ("valid", "test") if settings.test else ("valid",)
+    sizes = {"valid": len(dataset.valid), "test": len(dataset.test) if settings.test else 0}
+    return tuple(split for split, size in sizes.items() if size)
 
 
 def blocks_and_positives(

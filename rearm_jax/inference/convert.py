@@ -64,6 +64,8 @@ def to_run(weights: str | os.PathLike, config: ConfigDict, workdir: str | os.Pat
     with computed.unlocked():
         computed.parallel = "data"
     experiment = build_experiment(computed)
+    if not len(experiment.dataset.valid):
+        raise DataError("validation is empty, and the weights are scored on it: use data with validation")
     placement = place(experiment)
     params = placement.whole(_fitting_params(state, experiment, weights))
     metrics = Evaluator(placement, placement.inputs())(params, "valid")

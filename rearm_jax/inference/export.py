@@ -14,39 +14,53 @@ from rearm_jax.inference import score_function
 from rearm_jax.inference.export_readme import export_readme
 from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.output import check_output_folder, output_folder
+from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import Trained
 from rearm_jax.recommender.fitted import Fitted, Params
 
 INDEX_DEPTH = 20  # places of a list in which the index must agree with exact ranking
 INDEX_USERS = 2048  # that are compared, spread over all; all where there are fewer
+_MARK = "score.stablehlo"  # a folder with this file is an export
 _ROW_GROUP = 2**16
 _CHECKED_USERS = 64  # at a time
 _TIE = 1e-5  # relative difference of scores that rounding can turn round
 
 
-def export_run(trained: Trained, out_dir: str | os.PathLike) -> None:
+def export_run(
+    trained: Trained,
+    out_dir: str | os.PathLike,
+    seen: str | os.PathLike = "all",
+    user_column: str | None = None,
+    item_column: str | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes a folder, whole or not at all; its README.md says what is in it.
 
     The index is left out, with a word in the log, where faiss is not installed; a fitted model has none.
 
     Args:
       trained: an opened run.
-      out_dir: must not be there yet, or be empty.
+      out_dir: must not be there yet, or be empty, but for `overwrite`.
+      seen, user_column, item_column: what users have already, for `find_seen`; a table beside the vectors.
+      overwrite: whether an export that is there is replaced, once the new one is whole.
 
     Raises:
       ConfigError: a package is missing, or the folder cannot be written.
+      DataError: what users have cannot be read.
       RearmError: the index does not rank as the vectors do.
     """
-    check_export(out_dir)
+    check_export(out_dir, overwrite)
     experiment = trained.experiment
     dataset, labels = experiment.dataset, experiment.dataset.labels
     fitted = experiment.model if trained.is_fitted else experiment.residual
     if fitted and type(fitted).traced_scores is Fitted.traced_scores:
         raise ConfigError(f"export: {fitted.title} has no `traced_scores`, which the score function is made of")
+    bought = find_seen(dataset, seen, user_column, item_column).pairs
     width, has_index = 0, False
-    with output_folder(out_dir) as folder:
+    with output_folder(out_dir, _MARK if overwrite else "") as folder:
         np.save(folder / "user_ids.npy", labels.user_ids)
         np.save(folder / "item_ids.npy", labels.item_ids)
+        _write_items_of_users(folder, "seen", np.unique(bought, axis=0), dataset.num_users)
         if not trained.is_fitted:
             width, has_index = _write_vectors(folder, trained)
         if trained.is_fitted:
@@ -57,15 +71,15 @@ def export_run(trained: Trained, out_dir: str | os.PathLike) -> None:
             score = score_function.of_both(trained.residual, dataset.num_items, width)
         else:
             score = score_function.of_vectors(dataset.num_items, width)
-        (folder / "score.stablehlo").write_bytes(score)
+        (folder / _MARK).write_bytes(score)
         (folder / "config.json").write_text(to_json(experiment.config) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(export_readme(trained, width, has_index), encoding="utf-8")
     logging.info("exported: %s", out_dir)
 
 
-def check_export(out_dir: str | os.PathLike) -> None:
+def check_export(out_dir: str | os.PathLike, overwrite: bool = False) -> None:
     """Raises ConfigError unless `export_run` can write there: to be asked before a run is opened."""
-    check_output_folder(out_dir)
+    check_output_folder(out_dir, _MARK if overwrite else "")
     import_extra("pyarrow", "export", "Parquet files")
     import_extra("flatbuffers", "export", "the score function")  # for jax.export, which imports it only when it is due
 
@@ -124,9 +138,13 @@ def _write_fit(folder: Path, params: Params, dataset: Dataset) -> None:
     """The arrays of the fit, and the train items of each user."""
     for name, array in params.items():
         np.save(folder / f"fit_{name}.npy", array)
-    indptr, items = group_by_user(dataset.train, dataset.num_users)
-    np.save(folder / "history_indptr.npy", indptr)
-    np.save(folder / "history_items.npy", items)
+    _write_items_of_users(folder, "history", dataset.train, dataset.num_users)
+
+
+def _write_items_of_users(folder: Path, name: str, pairs: np.ndarray, num_users: int) -> None:
+    indptr, items = group_by_user(pairs, num_users)
+    np.save(folder / f"{name}_indptr.npy", indptr)
+    np.save(folder / f"{name}_items.npy", items)
 
 
 def _write_parquet(path: Path, ids: np.ndarray, names: np.ndarray | None, vectors: np.ndarray) -> None:

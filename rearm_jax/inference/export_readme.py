@@ -22,6 +22,7 @@ def export_readme(trained: Trained, width: int, has_index: bool) -> str:
     fitted = experiment.model if trained.is_fitted else experiment.residual
     params = trained.residual.params if trained.residual else trained.params if trained.is_fitted else {}
     result = read_result(trained.workdir) or {}
+    origin = result.get("refit_of")
     metrics = {name: value for name, value in result.items() if name.startswith(("valid/", "test/"))}
     facts: Mapping[str, Any] = {
         "workdir": trained.workdir,
@@ -39,13 +40,17 @@ def export_readme(trained: Trained, width: int, has_index: bool) -> str:
         "arrays": list(params),
         "content_hash": dataset.content_hash,
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "metrics": "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+        "whose": f"of the run `{origin['run']}`, which has the settings, and not of this refit" if origin else "",
+        "metrics": "\n".join(
+            f"| {name} | {value:.4f} |" for name, value in (origin["metrics"] if origin else metrics).items()
+        )
         or "| (the run has no result.json: it has not finished training) | |",
     }
     rows = [
         *(_VECTOR_FILES if width else ()),
         *([_INDEX_FILE] if has_index else ()),
         "| `user_ids.npy`, `item_ids.npy` | the ids of the rows |",
+        "| `seen_indptr.npy`, `seen_items.npy` | what user u has already: `items[indptr[u]:indptr[u + 1]]` |",
         *(f"| `fit_{name}.npy` | {array.dtype} {array.shape} |" for name, array in params.items()),
         *(_HISTORY_FILES if fitted else ()),
     ]
@@ -101,11 +106,14 @@ with open("score.stablehlo", "rb") as file:
     score = export.deserialize(bytearray(file.read()))"""
 _LOAD_VECTORS = """users, items = np.load("user_vectors.npy"), np.load("item_vectors.npy")"""
 _LOAD_FIT = """fit = {{name: np.load(f"fit_{{name}}.npy") for name in {arrays}}}
-indptr, seen = np.load("history_indptr.npy"), np.load("history_items.npy")
+indptr, items_had = np.load("history_indptr.npy"), np.load("history_items.npy")
 histories = np.full((2, max(1, *np.diff(indptr[:3]))), -1, np.int32)  # of the first two users; any others will do
 for user, history in enumerate(histories):
-    history[: indptr[user + 1] - indptr[user]] = seen[indptr[user] : indptr[user + 1]]"""
-_SHOW = """print(item_ids[rows[:, :{first}]])  # the best {first} items of the first two users
+    history[: indptr[user + 1] - indptr[user]] = items_had[indptr[user] : indptr[user + 1]]"""
+_SHOW = """seen_indptr, seen_items = np.load("seen_indptr.npy"), np.load("seen_items.npy")
+for user, row in enumerate(np.asarray(rows)):  # the best {first} items of the first two users that they do not have
+    new = row[~np.isin(row, [-1, *seen_items[seen_indptr[user] : seen_indptr[user + 1]]])]
+    print(item_ids[new[:{first}]])
 ```
 """
 _PROGRAMS = {
@@ -115,19 +123,20 @@ _PROGRAMS = {
         [_LOAD, _LOAD_VECTORS, _LOAD_FIT, "rows, scores = score.call(users[:2], items, histories, fit)", _SHOW]
     ),
 }
-_HISTORY_NOTE = """The items of a history are left out of its list; a place beyond the last item is -1. The score
-function takes any number of users, and histories of any length from 1 up, padded with -1; it was compiled for none and
-runs on CPU, CUDA, ROCm and TPU.
+_HISTORY_NOTE = """The items of a history are left out of its list; a place beyond the last item is -1. Histories are
+what training saw; `seen` may hold more, and is to be left out, too, as the program does. The score function takes any
+number of users, and histories of any length from 1 up, padded with -1; it was compiled for none and runs on CPU, CUDA,
+ROCm and TPU.
 """
 _NOTES = {
-    "vectors": """Nothing is left out of these lists: drop the items that a user has had already. The score function
-takes any number of users, and any number of items from {depth} up; it was compiled for none and runs on CPU, CUDA, ROCm
-and TPU.
+    "vectors": """Nothing is left out of the lists of the score function and of an index: ask for more places than you
+need, and drop `seen`, as the program does. The score function takes any number of users, and any number of items from
+{depth} up; it was compiled for none and runs on CPU, CUDA, ROCm and TPU.
 """,
     "fit": _HISTORY_NOTE + "There is no index of faiss: the model has no vectors.\n",
     "both": _HISTORY_NOTE + "An index of faiss can hold the vectors alone, not both scores.\n",
 }
-_FOOT = """| metric | |
+_FOOT = """| metric | {whose} |
 |---|---|
 {metrics}
 

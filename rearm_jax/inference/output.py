@@ -16,14 +16,18 @@ def check_output_file(path: str | os.PathLike) -> None:
         raise ConfigError(f"{path} is a folder: name a file")
 
 
-def check_output_folder(path: str | os.PathLike) -> None:
-    """Raises ConfigError unless a new folder could be made at `path`; an empty one may be there."""
+def check_output_folder(path: str | os.PathLike, mark: str = "") -> None:
+    """Raises ConfigError unless a new folder could be made at `path`; an empty one may be there.
+
+    With `mark`, one that holds a file of this name may be there, too, and is to be replaced.
+    """
     path = Path(path)
     _check_parent(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ConfigError(f"{path} is there, and is no folder: name another")
-    if path.exists() and any(path.iterdir()):
-        raise ConfigError(f"{path} is there, and is not empty: name another folder, or remove it first")
+    if path.exists() and any(path.iterdir()) and not (mark and (path / mark).is_file()):
+        made = "was not made by this command" if mark else "is not empty"
+        raise ConfigError(f"{path} is there, and {made}: name another folder, or remove it first")
 
 
 @contextlib.contextmanager
@@ -41,16 +45,17 @@ def output_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def output_folder(path: str | os.PathLike) -> Iterator[Path]:
+def output_folder(path: str | os.PathLike, mark: str = "") -> Iterator[Path]:
     """Gives an empty folder beside `path` to write into; at the end it is renamed to `path`.
 
-    Where the body fails, nothing is left.
+    Where the body fails, nothing is left, and a folder that was there stays as it was. `mark` is that of
+    `check_output_folder`.
 
     Raises:
       ConfigError: `path` is taken, or cannot be written.
     """
-    check_output_folder(path)
-    with _explained(path), whole_folder(path) as temporary:
+    check_output_folder(path, mark)
+    with _explained(path), whole_folder(path, replace=bool(mark)) as temporary:
         yield temporary
 
 

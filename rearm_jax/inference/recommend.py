@@ -1,8 +1,8 @@
 """Recommendations under outside ids: all items are ranked for each user, a block of users at a time.
 
-Items of a user's train interactions are left out. Those of validation and test are not: the model has not seen them,
-and a good list holds them. A list is shorter than k where a user's candidates run out. A user without train
-interactions has a row all the same: its interest features are zero, and its relations the most popular users'.
+What a user has already is left out: the items of all splits, unless `find_seen` is told otherwise. A list is shorter
+than k where a user's candidates run out. A user without train interactions has a row all the same: its interest
+features are zero, and its relations the most popular users'.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from rearm_jax.evaluation.ranking import UserBlocks, make_blocks
 from rearm_jax.evaluation.scoring import Scores, dot_products, each_block, rank_block
 from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
 from rearm_jax.inference.new_items import NewItems, represent_new_items
+from rearm_jax.inference.seen import Seen, find_seen
 from rearm_jax.inference.trained import Trained
 
 
@@ -70,6 +71,7 @@ def recommend(
     exclude: Sequence[tuple[Id, Id]] = (),
     unknown: str = "refuse",
     new_items: NewItems | None = None,
+    seen: Seen | None = None,
 ) -> tuple[Items, Iterator[Lists]]:
     """The k best items of each user. All that can be wrong is found before the first list is made.
 
@@ -78,11 +80,12 @@ def recommend(
       users: outside ids, in the order wanted; None: all users of the catalogue.
       k: places in a list.
       never: ids of items that nobody gets.
-      exclude: pairs (user id, item id) to leave out beside train items. What is not in the catalogue, here and in
+      exclude: pairs (user id, item id) to leave out beside what is seen. What is not in the catalogue, here and in
         `never`, is counted in a warning.
       unknown: what users who are not in the catalogue get: "refuse", an error; "popular", the items with the most
         train interactions. Their lists follow those of the others.
       new_items: ranked together with the catalogue.
+      seen: what is left out as users have it, from `find_seen`; None: the interactions of all splits.
 
     Returns:
       The items that the lists refer to, and an iterator over the lists, at most config.evaluation.block_size users at
@@ -113,6 +116,9 @@ def recommend(
         but = f", {len(left_out)} of which nobody gets" if left_out else ""
         raise ConfigError(f"k is {k}: there are {len(items.ids)} items{but}; k must be 1 to {len(candidates)}")
     pairs, of_strangers = _pairs(exclude, items.ids, dataset.labels.user_ids, rows)
+    seen = seen or find_seen(dataset, "all")
+    for user, own in seen.of_strangers.items():
+        of_strangers[user] |= own
 
     known = [user for user in users if user in rows]
     block_size = trained.experiment.config.evaluation.block_size
@@ -120,7 +126,7 @@ def recommend(
     parts = []
     if known:
         known_rows = np.array([rows[user] for user in known], np.int32)
-        excluded = _places_by_user(np.concatenate([dataset.train, pairs]), candidates, dataset.num_users)
+        excluded = _places_by_user(np.concatenate([seen.pairs, pairs]), candidates, dataset.num_users)
         blocks = make_blocks(known_rows, excluded, block_size)
         scores = trained.scores
         if new_items is not None:
@@ -207,9 +213,9 @@ def _item_rows(given: Sequence[Id], item_ids: np.ndarray) -> list[int | None]:
 
 def _pairs(
     exclude: Sequence[tuple[Id, Id]], item_ids: np.ndarray, user_ids: np.ndarray, rows: Mapping[Id, int]
-) -> tuple[np.ndarray, dict[Id, set[int]]]:
+) -> tuple[np.ndarray, defaultdict[Id, set[int]]]:
     """Rows of the pairs, int32 (n, 2); of users who are not in `rows`, user -> rows of items."""
-    known, of_strangers = [], defaultdict(set)
+    known, of_strangers = [], defaultdict[Id, set[int]](set)
     users = plain_ids([user for user, _ in exclude], user_ids, "user")
     for user, item in zip(users, _item_rows([item for _, item in exclude], item_ids), strict=True):
         if item is not None and user in rows:

@@ -23,6 +23,7 @@ from rearm_jax.inference.extras import import_extra
 from rearm_jax.inference.new_items import read_new_items
 from rearm_jax.inference.output import check_output_file, output_file
 from rearm_jax.inference.recommend import Items, Lists, recommend
+from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import Trained
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -37,6 +38,9 @@ def recommend_run(
     exclude: str | os.PathLike | None = None,
     unknown: str = "refuse",
     new_items: str | os.PathLike | None = None,
+    seen: str | os.PathLike = "all",
+    user_column: str | None = None,
+    item_column: str | None = None,
 ) -> None:
     """Recommends, and writes the lists in UTF-8: to a file whole or not at all, to standard output as they come.
 
@@ -49,6 +53,7 @@ def recommend_run(
       exclude: a file for `read_exclusions`, or None.
       unknown: "refuse" or "popular", see `recommend`.
       new_items: a folder for `read_new_items`, or None.
+      seen, user_column, item_column: what users have already, for `find_seen`.
 
     Raises:
       ConfigError, DataError: before anything is ranked, or where `out` cannot be written.
@@ -57,7 +62,8 @@ def recommend_run(
     users = parse_users(users) if isinstance(users, str) else users
     never, pairs = read_exclusions(exclude) if exclude is not None else ([], [])
     new = read_new_items(new_items, trained) if new_items is not None else None
-    items, lists = recommend(trained, users, k, never, pairs, unknown, new)
+    bought = find_seen(trained.experiment.dataset, seen, user_column, item_column)
+    items, lists = recommend(trained, users, k, never, pairs, unknown, new, bought)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says: the next program expects it

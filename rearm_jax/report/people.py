@@ -6,6 +6,7 @@ import numpy as np
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.inference.recommend import recommend
+from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import Trained
 from rearm_jax.report.sections import item_name, plural
 
@@ -40,7 +41,10 @@ def people(trained: Trained) -> list[Person]:
     if not len(candidates):
         return []
     users = np.sort(random.choice(candidates, min(NUM_USERS, len(candidates)), replace=False))
-    _, blocks = recommend(trained, dataset.labels.user_ids[users].tolist(), min(NUM_PLACES, dataset.num_items))
+    seen = find_seen(dataset, "train")  # what was held out shall be found
+    _, blocks = recommend(
+        trained, dataset.labels.user_ids[users].tolist(), min(NUM_PLACES, dataset.num_items), seen=seen
+    )
     lists = [row for block in blocks for row in block.items.tolist()]
     found = []
     for user, listed in zip(users, lists, strict=True):

@@ -32,7 +32,7 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
     Raises:
       ConfigError: a package of the extra `report` is missing, `out` does not end in .html or cannot be written; before
         any work is done.
-      CheckpointError: the run is not finished, does not score test, or a file of it is damaged.
+      CheckpointError: the run is not finished, does not score validation and test, or a file of it is damaged.
     """
     path = check_report(trained.workdir, out)
     result, records = read_result(trained.workdir), read_metrics(trained.workdir)
@@ -46,6 +46,11 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
         raise CheckpointError(
             f"{trained.workdir} was trained with evaluation.test = False, and the report scores test. Train with "
             "--config.evaluation.test=True in another --workdir"
+        )
+    if not (len(trained.experiment.dataset.valid) and len(trained.experiment.dataset.test)):
+        raise CheckpointError(
+            f"{trained.workdir} has no validation or no test interactions, and the report scores both. Of a refit, "
+            "make the report of the run that has its settings"
         )
     folder = path.with_suffix("")
     try:

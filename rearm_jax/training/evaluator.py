@@ -52,7 +52,7 @@ class Evaluator:
         self._ks = tuple(settings.ks)
         self._k = int(settings.metric.split("@")[1])  # of the lists that are looked at by popularity
         self._splits = {}
-        for split in scored_splits(settings):
+        for split in scored_splits(settings, experiment.dataset):
             blocks, positives = blocks_and_positives(
                 experiment.dataset, split, settings.block_size, placement.num_block_shares
             )
@@ -70,11 +70,15 @@ class Evaluator:
           split: "valid" or "test", one of `scored_splits`.
           by_popularity: adds "test_by_popularity", see `found_by_popularity`, at the cut-off of evaluation.metric.
         """
-        blocks, users, positives = self._splits[split]
-        top_items = jax.device_get(self._rank(params, self._inputs, blocks, self._rates))
+        top_items, users, positives = self.lists(params, split)
         metrics = split_metrics(top_items, users, positives, self._ks)
         named: dict[str, Any] = {f"{split}/{name}": value for name, value in metrics.items()}
         if by_popularity:
             lists = top_items[..., : self._k]
-            named[f"{split}_by_popularity"] = found_by_popularity(self._dataset, split, np.asarray(users), lists)
+            named[f"{split}_by_popularity"] = found_by_popularity(self._dataset, split, users, lists)
         return named
+
+    def lists(self, params: dict, split: str) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """The lists of a split's users, in blocks, the users, and their positives: what `split_metrics` takes."""
+        blocks, users, positives = self._splits[split]
+        return jax.device_get(self._rank(params, self._inputs, blocks, self._rates)), np.asarray(users), positives

@@ -58,15 +58,17 @@ def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = No
             params = fit(model, dataset)
             seconds = time.perf_counter() - start
             progress = Progress(dataset.content_hash, seconds=seconds, sizes=data_sizes(dataset))
-        metrics = _metrics(experiment, params, "valid")
+        scored = scored_splits(config.evaluation, dataset)
+        metrics = _metrics(experiment, params, "valid") if "valid" in scored else {}
         if not saved:
             if lock:
                 lock.check()
-            progress.observe(metrics[f"valid/{config.evaluation.metric}"])
+            if metrics:
+                progress.observe(metrics[f"valid/{config.evaluation.metric}"])
             save_fit(checkpoints, params, dataclasses.asdict(progress), progress.best_value)
-        if config.evaluation.test:
+        if "test" in scored:
             metrics |= _metrics(experiment, params, "test", by_popularity=True)
-    result = metrics | describe_run(experiment, progress) | {"best_step": STEP, "steps": STEP}
+    result = metrics | describe_run(experiment, progress, params, workdir) | {"best_step": STEP, "steps": STEP}
     if is_first():
         write_result(workdir, result)
     return result
@@ -76,7 +78,7 @@ def evaluate_fitted(experiment: Experiment, workdir: str) -> dict[str, float]:
     """Metrics of the fit in a run folder, on validation, and on test where the run scores it. Raises as `saved_fit`."""
     params, _ = saved_fit(workdir, experiment.dataset)
     metrics: dict[str, float] = {}
-    for split in scored_splits(experiment.config.evaluation):
+    for split in scored_splits(experiment.config.evaluation, experiment.dataset):
         metrics |= _metrics(experiment, params, split)
     return metrics
 
@@ -135,9 +137,10 @@ def read_fit(checkpoints: Checkpoints, dataset: Dataset) -> tuple[dict[str, np.n
 
 
 def saved_fit(workdir: str | os.PathLike, dataset: Dataset) -> tuple[dict[str, np.ndarray], dict]:
-    """`read_fit` of a run folder, where the fit has been evaluated. Raises CheckpointError as it does."""
+    """`read_fit` of a run folder, where the fit has been evaluated, or there is nothing to evaluate it on. Raises
+    CheckpointError as it does."""
     with open_fits(workdir, dataset) as checkpoints:
-        if checkpoints.best_step() is None:
+        if len(dataset.valid) and checkpoints.best_step() is None:
             raise CheckpointError(f"{workdir} holds no evaluated fit. Train first, or check --workdir")
         return read_fit(checkpoints, dataset)
 

@@ -38,6 +38,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.
 _REMEDY = "Let it end or stop it, or name another --workdir"
 
 
+class RunHeld(CheckpointError):
+    """Another training holds the lock."""
+
+
 class RunLock:
     """Holds the lock of a run folder while the body of a `with` runs.
 
@@ -49,8 +53,8 @@ class RunLock:
       clock: gives the seconds since 1970.
 
     Raises:
-      CheckpointError: another training holds the lock (its process, machine and start are named), or the folder cannot
-        be written.
+      RunHeld: another training holds the lock; its process, machine and start are named.
+      CheckpointError: the folder cannot be written.
     """
 
     def __init__(self, workdir: str | os.PathLike, clock: Callable[[], float] = time.time):
@@ -104,7 +108,7 @@ class RunLock:
                 self._refuse_if_held()
                 self._sign()
                 if other := self._other_holder():
-                    raise CheckpointError(f"{self._folder} is being trained by {_who(other)}. {_REMEDY}")
+                    raise RunHeld(f"{self._folder} is being trained by {_who(other)}. {_REMEDY}")
         except CheckpointError:
             self._release()
             raise
@@ -126,7 +130,7 @@ class RunLock:
                 holder = self._holder()
                 if not (holder and self._is_of_my_job(holder)):
                     who = _who(holder) if holder else "another process"
-                    raise CheckpointError(f"{self._folder} is being trained by {who}. {_REMEDY}") from error
+                    raise RunHeld(f"{self._folder} is being trained by {who}. {_REMEDY}") from error
                 self._path.unlink(missing_ok=True)  # a file server that has not noticed yet that the machine is gone
             else:
                 if self._is_there(file):
@@ -141,7 +145,7 @@ class RunLock:
             return  # the system would have refused its lock if it were alive
         silent = self._clock() - holder["beat"]
         if silent < STALE_SECONDS:
-            raise CheckpointError(
+            raise RunHeld(
                 f"{self._folder} is being trained by {_who(holder)}, whose last sign of life is {silent:.0f} s old. "
                 f"{_REMEDY}; if it is dead, give the same command again in {STALE_SECONDS - silent:.0f} s"
             )

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.evaluation.splits import scored_splits
-from rearm_jax.experiment import Experiment
+from rearm_jax.experiment import Experiment, abstract_params
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.check_finite import check_numbers, check_state
@@ -45,6 +45,8 @@ CALL_SECONDS = 4.0
 
 def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
     """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
+
+    Without validation there is no early stopping: num_epochs are trained, and the last state is the one to use.
 
     Args:
       experiment: what is trained.
@@ -76,6 +78,8 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
 
         if is_first():
             say_disk(placement, workdir, is_new=checkpoints.latest_step() is None)
+        if not len(experiment.dataset.valid):
+            logging.info("no validation: %d epochs are trained, and the last is the one to use", config.num_epochs)
         first_only(write_config, workdir, config)
         check_shared(run_path(workdir) / CONFIG_FILE)
         if experiment.residual:
@@ -100,7 +104,7 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
                         return None, stopped_by
                     _end_epoch(evaluate, state, progress, experiment, checkpoints, writer)
 
-            best_step = checkpoints.best_step()
+            best_step = _step_to_use(checkpoints, experiment)
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, placement.like().params)
@@ -108,10 +112,12 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
                 scores = dot_products(*placement.representations(params, inputs))
                 result = weigh_residual(experiment, workdir, best_step, scores)
             else:
-                result = evaluate(params, "valid")
-                if config.evaluation.test:
+                scored = scored_splits(config.evaluation, experiment.dataset)
+                result = evaluate(params, "valid") if "valid" in scored else {}
+                if "test" in scored:
                     result |= evaluate(params, "test", by_popularity=True)
-            result |= describe_run(experiment, progress) | {"best_step": best_step, "steps": int(state.step)}
+            about = describe_run(experiment, progress, abstract_params(experiment), workdir)
+            result |= about | {"best_step": best_step, "steps": int(state.step)}
             if is_first():
                 write_result(workdir, result)
             return result, None
@@ -121,9 +127,11 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     """Metrics on validation, and on test where the run scores it, of the best checkpoint; reads the parameters alone.
 
     Raises:
-      CheckpointError: there is no evaluated checkpoint, it belongs to other data, or the run has a residual and has not
-        ended.
+      CheckpointError: there is no evaluated checkpoint, it belongs to other data, there is nothing to score, or the run
+        has a residual and has not ended.
     """
+    if not scored_splits(experiment.config.evaluation, experiment.dataset):
+        raise CheckpointError(f"{workdir}: validation and test are empty, and there is nothing to score")
     if isinstance(experiment.model, Fitted):
         return evaluate_fitted(experiment, workdir)
     placement = place(experiment)
@@ -135,23 +143,37 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
         return residual_metrics(experiment, residual, dot_products(*placement.representations(params, inputs)))
     evaluate = Evaluator(placement, inputs)
     metrics: dict[str, float] = {}
-    for split in scored_splits(experiment.config.evaluation):
+    for split in scored_splits(experiment.config.evaluation, experiment.dataset):
         metrics |= evaluate(params, split)
     return metrics
 
 
 def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
-    """(step, parameters) of a run's best checkpoint, as they are placed.
+    """(step, parameters) of a run's best checkpoint, as they are placed; of its last, where validation is empty.
 
     Raises:
-      CheckpointError: there is no evaluated checkpoint, or it belongs to other data.
+      CheckpointError: there is no such checkpoint, or it belongs to other data.
     """
     with Checkpoints(workdir, placement.table_rows) as checkpoints:
-        step = checkpoints.best_step()
+        step = _step_to_use(checkpoints, placement.experiment)
+        if step is None and not len(placement.experiment.dataset.valid):
+            raise CheckpointError(
+                f"{workdir} has not ended its training, and without validation its last epoch is the one to use. Give "
+                "the run's training command again: it goes on from the last checkpoint"
+            )
         if step is None:
             raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
         check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
         return step, checkpoints.restore_params(step, placement.like().params)
+
+
+def _step_to_use(checkpoints: Checkpoints, experiment: Experiment) -> int | None:
+    """The step that is best on validation; where that is empty, the last of all epochs. None where it is not there."""
+    if len(experiment.dataset.valid):
+        return checkpoints.best_step()
+    step = checkpoints.latest_step()
+    is_last = step is not None and checkpoints.read_progress(step)["epoch"] >= experiment.config.num_epochs
+    return step if is_last else None
 
 
 def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
@@ -259,7 +281,7 @@ def _end_epoch(
     checkpoints: Checkpoints,
     writer: RunWriter | None,
 ) -> None:
-    """Ends the epoch: evaluates where it is due, writes the metrics, and saves what was evaluated."""
+    """Ends the epoch: evaluates where it is due (if there is validation), writes the metrics, and saves the state."""
     config, step = experiment.config, int(state.step)
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
     values = {f"train/{name}": value / total for name, value in progress.sums.items()}
@@ -271,6 +293,13 @@ def _end_epoch(
         logging.info("epoch %d  step %d  loss %.4f", progress.epoch, step, values["train/loss"])
         return
     start = time.perf_counter()
+    if not len(experiment.dataset.valid):
+        progress.best_epoch = progress.epoch
+        if writer:
+            writer.write(step, {"epoch": progress.epoch} | values)
+        _save(checkpoints, state, progress, math.nan)
+        logging.info("epoch %d  step %d  loss %.4f  saved", progress.epoch, step, values["train/loss"])
+        return
     values |= evaluate(state.params, "valid")
     progress.seconds += time.perf_counter() - start
     check_numbers(values, step)

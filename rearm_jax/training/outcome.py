@@ -13,21 +13,26 @@ ENOUGH_POSITIVES = 200  # test interactions of a group of items, from which on f
 def table(result: Mapping, metric: str) -> str:
     """The metric that chose the checkpoint and three more on test, beside the yardsticks; result.json has the rest.
 
-    Where test was not scored, the three are on validation.
+    Where test was not scored, the three are on validation; where that is empty, too, a refit has those of the run that
+    it was made from, which say so.
 
     Args:
       result: content of result.json.
       metric: `config.evaluation.metric`.
     """
+    if not _scored(result):
+        return "\n".join(_unscored_lines(result, metric))
     columns = {result["model"]: result, **result["yardsticks"]}
     epochs = f"best epoch {result['best_epoch']} of {result['epochs']}, " if result["epochs"] else ""
     residual = result.get("residual")
     beside = f"; residual {residual['model']}, weight {residual['weight']:g}" if residual else ""
-    unscored = "" if _last_split(result) == "test" else "; test was not scored (config.evaluation.test is off)"
+    unscored = (
+        "" if _last_split(result) == "test" else "; test was not scored (it is empty, or config.evaluation.test is off)"
+    )
     lines = [f"{epochs}{result['seconds']:.0f} s{beside}{unscored}"]
     lines.append(f"{'':24}" + "".join(f"{name:>14}" for name in columns))
     keys = [f"valid/{metric}", *(f"{_last_split(result)}/{name}" for name in headline_metrics(metric))]
-    for key in dict.fromkeys(keys):
+    for key in (key for key in dict.fromkeys(keys) if key in result):
         lines.append(f"{key:24}" + "".join(f"{values[key]:14.4f}" for values in columns.values()))
     return "\n".join(lines)
 
@@ -44,6 +49,8 @@ def weaknesses(result: Mapping, metric: str) -> list[str]:
 
     Args: as `table`.
     """
+    if not _scored(result):
+        return []
     found = []
     key = f"{_last_split(result)}/{metric}"
     model, popular = result[key], result["yardsticks"]["most_popular"][key]
@@ -95,6 +102,21 @@ def next_commands(program: str, workdir: str, user_ids: Iterable) -> str:
     lines = [shlex.join(["--mode", mode, *folder, *more]) for mode, *more in (["evaluate"], recommend)]
     lines += [shlex.join(["--mode", mode, *folder]) for mode in ("export", "visualize")]
     return "\n".join(["next:", *(f"  {program} {line}" for line in lines)])
+
+
+def _scored(result: Mapping) -> bool:
+    return any(key.startswith(("valid/", "test/")) for key in result)
+
+
+def _unscored_lines(result: Mapping, metric: str) -> list[str]:
+    epochs = f"{result['epochs']} epochs, " if result["epochs"] else ""
+    lines = [f"{epochs}{result['seconds']:.0f} s; nothing was scored: validation and test are empty"]
+    origin = result.get("refit_of")
+    if origin:
+        lines.append(f"the settings are those of {origin['run']}, which had these figures, and not this run:")
+        keys = [f"{split}/{metric}" for split in ("valid", "test")]
+        lines += [f"{key:24}{origin['metrics'][key]:14.4f}" for key in keys if key in origin["metrics"]]
+    return lines
 
 
 def _last_split(result: Mapping) -> str:

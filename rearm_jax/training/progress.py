@@ -13,6 +13,7 @@ class Progress:
     sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the metrics, over the epoch under way
     best_value: float | None = None  # of the validation metric
     best_epoch: int = 0
+    best_seconds: float | None = None  # `seconds` when it was found; None in checkpoints of earlier versions
     evaluations_without_gain: int = 0
     seconds: float = 0.0  # in training and evaluation, over all processes of the run
     step_seconds: float = 0.0  # in train steps, compilation left out
@@ -23,6 +24,7 @@ class Progress:
         """Takes the validation metric of the epoch that just ended. A strict gain counts; NaN never does."""
         if math.isfinite(value) and (self.best_value is None or value > self.best_value):
             self.best_value, self.best_epoch, self.evaluations_without_gain = value, self.epoch, 0
+            self.best_seconds = self.seconds
         else:
             self.evaluations_without_gain += 1
 

@@ -58,8 +58,11 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
       scores: of the learned model.
 
     Returns:
-      The metrics of the splits that the run scores, and "residual": the model, the weight, and validation with every
-      weight.
+      The metrics of the splits that the run scores, and "residual": the model, the weight, and validation, if there is
+      any, with every weight.
+
+    Raises:
+      CheckpointError: the fit is damaged.
     """
     config, dataset, model = experiment.config, experiment.dataset, _model(experiment)
     weights, ks = [float(weight) for weight in config.residual.weights], tuple(config.evaluation.ks)
@@ -68,20 +71,24 @@ def weigh_residual(experiment: Experiment, workdir: str, best_step: int, scores:
     with _open(workdir, dataset) as checkpoints:
         params, _ = read_fit(checkpoints, dataset)
         others = scores_of(model, params, dataset)
-        valid = metrics_by_weight(scores, others, weights, dataset, "valid", ks, block_size)
-        values = [metrics[name] for metrics in valid]
-        best = int(np.argmax(values))
+        valid: list[dict[str, float]] = [{}]  # without validation there is one weight: `make_experiment` sees to it
+        if len(dataset.valid):
+            valid = metrics_by_weight(scores, others, weights, dataset, "valid", ks, block_size)
+        values = [metrics[name] for metrics in valid if metrics]
+        best = int(np.argmax(values)) if values else 0
         residual = Residual(model, params, weights[best])
         facts = _data_facts(dataset) | {"best_step": best_step, "weight": residual.weight}
-        save_fit(checkpoints, params, facts, values[best])
-    logging.info("residual %s: weight %g, %s %.4f", model.title, residual.weight, name, values[best])
+        save_fit(checkpoints, params, facts, values[best] if values else None)
+    logging.info("residual %s: weight %g", model.title, residual.weight)
     popularity_k = int(config.evaluation.metric.split("@")[1])
     metrics: dict[str, Any] = dict(valid[best])
-    if config.evaluation.test:
+    if "test" in scored_splits(config.evaluation, dataset):
         joined = residual.join(scores, dataset)
         metrics |= scores_metrics(joined, dataset, "test", ks, block_size, popularity_k)
-    by_weight = {str(weight): value for weight, value in zip(weights, values, strict=True)}
-    about = {"model": config.residual.model, "weight": residual.weight, name: by_weight}
+    about: dict[str, Any] = {"model": config.residual.model, "weight": residual.weight}
+    about["parameters"] = sum(array.size for array in params.values())
+    if values:
+        about[name] = {str(weight): value for weight, value in zip(weights, values, strict=True)}
     return metrics | {"residual": about}
 
 
@@ -108,7 +115,7 @@ def residual_metrics(experiment: Experiment, residual: Residual, scores: Scores)
     settings, dataset = experiment.config.evaluation, experiment.dataset
     joined, ks = residual.join(scores, dataset), tuple(settings.ks)
     metrics: dict[str, float] = {}
-    for split in scored_splits(settings):
+    for split in scored_splits(settings, dataset):
         metrics |= scores_metrics(joined, dataset, split, ks, settings.block_size)
     return metrics
 

@@ -27,11 +27,20 @@ def open_experiment(config: ConfigDict, workdir: str | os.PathLike, brief: bool 
       ConfigError, DataError: as `build_experiment`.
     """
     config = resolve(config)
+    dataset = open_data(config, workdir)
+    logging.info("%s", _in_brief(dataset) if brief else summary(dataset, config.protocol))
+    return make_experiment(config, dataset)
+
+
+def open_data(config: ConfigDict, workdir: str | os.PathLike) -> Dataset:
+    """The data of a resolved config, which must fit it, and be those of the run that the folder holds, if any.
+
+    Raises: as `open_experiment`.
+    """
     dataset = load_data(config.data)
     _check_latest(workdir, dataset)
     check_against_data(config, dataset.num_users, dataset.num_items)
-    logging.info("%s", _in_brief(dataset) if brief else summary(dataset, config.protocol))
-    return make_experiment(config, dataset)
+    return dataset
 
 
 def data_sizes(dataset: Dataset) -> dict[str, int]:

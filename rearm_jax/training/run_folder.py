@@ -16,6 +16,7 @@ from rearm_jax.training.writer import EVENTS_PREFIX, METRICS_FILE, write_json
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
+REFIT_FILE = "refit.json"
 
 
 def saved_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -63,7 +64,7 @@ def clear_run_folder(workdir: str | os.PathLike) -> None:
     if directory.exists():
         directory.rmtree()
     for path in folder.iterdir() if folder.exists() else ():
-        if path.name in (CONFIG_FILE, RESULT_FILE, METRICS_FILE) or path.name.startswith(EVENTS_PREFIX):
+        if path.name in (CONFIG_FILE, RESULT_FILE, REFIT_FILE, METRICS_FILE) or path.name.startswith(EVENTS_PREFIX):
             path.unlink()
 
 
@@ -80,21 +81,36 @@ def read_result(workdir: str | os.PathLike) -> dict | None:
     Raises:
       CheckpointError: the file is damaged.
     """
-    path = run_path(workdir) / RESULT_FILE
-    if not path.exists():
-        return None
-    try:
-        result = json.loads(path.read_text())
-        if not isinstance(result, dict):
-            raise ValueError("no JSON object")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Remove it: the same command makes it anew") from error
-    return result
+    return _read_object(workdir, RESULT_FILE)
 
 
 def write_result(workdir: str | os.PathLike, result: Mapping) -> None:
     """Saves the result of a finished run."""
     write_json(run_path(workdir) / RESULT_FILE, dict(result))
+
+
+def read_refit(workdir: str | os.PathLike) -> dict | None:
+    """What a refit says of the run whose settings it has, or None. Raises CheckpointError where the file is damaged."""
+    return _read_object(workdir, REFIT_FILE)
+
+
+def write_refit(workdir: str | os.PathLike, origin: Mapping) -> None:
+    """Creates the folder and saves what `read_refit` gives."""
+    run_path(workdir).mkdir(parents=True, exist_ok=True)
+    write_json(run_path(workdir) / REFIT_FILE, dict(origin))
+
+
+def _read_object(workdir: str | os.PathLike, file: str) -> dict | None:
+    path = run_path(workdir) / file
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Remove it: the same command makes it anew") from error
+    return content
 
 
 def _field(config: ConfigDict, name: str) -> Any:

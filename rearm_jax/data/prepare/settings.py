@@ -80,8 +80,9 @@ def check(settings: Settings) -> tuple[str, ...]:
         raise ConfigError(f"--split is {settings.split!r}, --duplicates {settings.duplicates!r}: see --help")
     if settings.ratios is not None and settings.split == "leave-one-out":
         raise ConfigError("--ratios says nothing about --split leave-one-out: leave it out")
-    if settings.ratios is not None and (len(settings.ratios) != 3 or not all(0 < r <= 1000 for r in settings.ratios)):
-        raise ConfigError(f"--ratios is {settings.ratios}: three whole numbers from 1 to 1000, such as 8:1:1")
+    ratios = (8, 1, 1) if settings.ratios is None else settings.ratios
+    if len(ratios) != 3 or not all(0 <= r <= 1000 for r in ratios) or not ratios[0]:
+        raise ConfigError(f"--ratios is {ratios}: three whole numbers up to 1000, such as 8:1:1, the first not 0")
     if (settings.text or settings.name_column) and not settings.items:
         raise ConfigError("--text and --name_column name columns of a table of items: give it with --items")
     modalities = [name for name, _ in (*settings.text, *settings.features)] + ["image"] * (settings.images is not None)

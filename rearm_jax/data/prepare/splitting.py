@@ -63,17 +63,17 @@ def split(
     - global-time: two moments cut the rows of all users by the ratios; rows of the same moment stay together. Users and
       items may have no train rows.
 
-    In the first three, users with fewer than 3 rows are in train with all of them.
+    In the first three, users with fewer than 3 rows are in train with all of them. A ratio of 0 leaves its split empty.
 
     Args:
         users, items: int64 (n,), no pair twice.
         times: float64 (n,); None will do for random.
         method: one of METHODS.
-        ratios: whole numbers, at least 1; leave-one-out does not look at them.
+        ratios: whole numbers, of train at least 1; leave-one-out does not look at them.
         seed: of random, numpy's default generator.
 
     Raises:
-        DataError: a split would be empty.
+        DataError: a split would be empty though its ratio is not 0.
     """
     if method == "random":
         parts = _split_each_user(users, _shuffled(users, items, seed), method, ratios)
@@ -85,7 +85,7 @@ def split(
         parts = _split_each_user(users, np.lexsort((items, times, users)), method, ratios)
     counts = np.bincount(parts, minlength=3)
     for part, name in enumerate(("train", "validation", "test")):
-        if not counts[part]:
+        if not counts[part] and ratios[part]:
             raise DataError(
                 f"the split {method} leaves {name} empty: {len(users)} interactions of {len(np.unique(users))} users "
                 f"are left. Give more data, keep more of it, or choose another --split or --ratios"
@@ -96,7 +96,7 @@ def split(
 def _cut(times: np.ndarray, ratios: tuple[int, int, int]) -> np.ndarray:
     ordered, parts = np.sort(times), np.full(len(times), TRAIN, np.uint8)
     for part, share in ((VALID, ratios[0]), (TEST, ratios[0] + ratios[1])):
-        if len(ordered):
+        if len(ordered) and ratios[part]:
             parts[times >= ordered[len(ordered) * share // sum(ratios)]] = part
     return parts
 
@@ -114,8 +114,8 @@ def _split_each_user(users: np.ndarray, order: np.ndarray, method: str, ratios: 
     counts = np.bincount(users)
     num_test, num_valid = np.ones_like(counts), np.ones_like(counts)
     if method != "leave-one-out":
-        num_test = np.clip(counts * ratios[2] // sum(ratios), 1, counts - 2)
-        num_valid = np.clip(counts * ratios[1] // sum(ratios), 1, counts - 1 - num_test)
+        num_test = np.clip(counts * ratios[2] // sum(ratios), ratios[2] > 0, counts - 2)
+        num_valid = np.clip(counts * ratios[1] // sum(ratios), ratios[1] > 0, counts - 1 - num_test)
     enough = counts >= _MIN_INTERACTIONS
     num_test, num_held_out = num_test * enough, (num_test + num_valid) * enough
     following = np.cumsum(counts)[users[order]] - np.arange(len(users)) - 1  # rows of the same user

@@ -5,7 +5,7 @@ scores q_i k_j, softmax over j. The (n, d, d) weights are never kept: blocks of 
 backward pass recomputes them from the log-sum-exp of each row, as in FlashAttention (Dao et al., NeurIPS 2022).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
@@ -32,29 +32,48 @@ class DropRate(NamedTuple):
 
 
 class ScalarAttention(nn.Module):
-    """Attention of width 1 and one head, with its input and output projections (all scalars).
+    """Attention of width 1 and one head: its input and output projections, all scalars; `attend` calls it."""
 
-    Call with query and context float (n, d), in training a uint32 `seed`, and `first_node`, the number of the first row
-    in the whole table; returns float (n, d).
-    """
-
-    dropout: float | DropRate
-
-    @nn.compact
-    def __call__(
-        self, query: jax.Array, context: jax.Array, seed: jax.Array | None, first_node: jax.Array | int = 0
-    ) -> jax.Array:
+    def setup(self) -> None:
         # Xavier-uniform over the stacked (3, 1) matrix, as MultiheadAttention initialises it.
-        in_weight = self.param("in_weight", _symmetric_uniform(1.5**0.5), (3,))
-        in_bias = self.param("in_bias", nn.initializers.zeros, (3,))
-        out_weight = self.param("out_weight", _symmetric_uniform(1.0), ())
-        out_bias = self.param("out_bias", nn.initializers.zeros, ())
-        q = query * in_weight[0] + in_bias[0]
-        k = context * in_weight[1] + in_bias[1]
-        v = context * in_weight[2] + in_bias[2]
-        rate = 0.0 if seed is None else self.dropout
-        seed = jnp.uint32(0) if seed is None else seed
-        return out_weight * scalar_attention(q, k, v, seed, rate, first_node) + out_bias
+        self.in_weight = self.param("in_weight", _symmetric_uniform(1.5**0.5), (3,))
+        self.in_bias = self.param("in_bias", nn.initializers.zeros, (3,))
+        self.out_weight = self.param("out_weight", _symmetric_uniform(1.0), ())
+        self.out_bias = self.param("out_bias", nn.initializers.zeros, ())
+
+    def project_in(self, query: jax.Array, context: jax.Array) -> _Arrays:
+        """Queries, keys and values of query and context float (n, d), each float (n, d)."""
+        weight, bias = self.in_weight, self.in_bias
+        return query * weight[0] + bias[0], context * weight[1] + bias[1], context * weight[2] + bias[2]
+
+    def project_out(self, x: jax.Array) -> jax.Array:
+        """The output for what the attention made of them, float (n, d)."""
+        return self.out_weight * x + self.out_bias
+
+
+def attend(
+    calls: Sequence[tuple[ScalarAttention, jax.Array, jax.Array]],
+    seeds: jax.Array | None,
+    dropout: float | DropRate,
+    first_node: jax.Array | int = 0,
+) -> list[jax.Array]:
+    """Several attentions over the same nodes at once: one loop for all of them is compiled sooner than one for each.
+
+    Args:
+      calls: (attention, query, context), each of the two float (n, d).
+      seeds: in training uint32 (calls,), else None: nothing is dropped.
+      dropout: rate of all calls.
+      first_node: number of the first row in the whole table.
+
+    Returns:
+      A float (n, d) for each call.
+    """
+    projected = [attention.project_in(query, context) for attention, query, context in calls]
+    q, k, v = map(jnp.stack, zip(*projected, strict=True))
+    rate = 0.0 if seeds is None else dropout
+    seeds = jnp.zeros(len(calls), jnp.uint32) if seeds is None else seeds
+    outputs = scalar_attention(q, k, v, seeds, rate, first_node)
+    return [attention.project_out(x) for (attention, *_), x in zip(calls, outputs, strict=True)]
 
 
 def scalar_attention(
@@ -63,20 +82,20 @@ def scalar_attention(
     """o_i = sum_j M_ij softmax_j(q_i k_j) v_j for each node, with dropout mask M on the attention weights.
 
     Args:
-      q, k, v: float32 (n, d), scalars of each node.
-      seed: uint32 (), chooses the dropout mask (see `dropout_mask`).
+      q, k, v: float32 (..., n, d), scalars of each node.
+      seed: uint32 (...), chooses the dropout mask (see `dropout_mask`).
       rate: share of the weights that is dropped, in [0, 1], or a DropRate; the kept ones are divided by 1 - rate. At 1
         the result and all gradients are 0, as PyTorch's dropout has it.
       first_node: int (), number of the first row in the whole table, so that shards of it do not change the mask.
 
     Returns:
-      float32 (n, d).
+      float32 (..., n, d).
 
     Raises:
       ValueError: shapes differ, or rate is outside [0, 1].
     """
-    if not q.shape == k.shape == v.shape or q.ndim != 2:
-        raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape} must be equal (n, d)")
+    if not q.shape == k.shape == v.shape or q.shape[:-2] != seed.shape or q.ndim < 2:
+        raise ValueError(f"q {q.shape}, k {k.shape}, v {v.shape} must be equal (..., n, d), seed {seed.shape} (...)")
     drop: DropRate | None
     if isinstance(rate, DropRate):
         drop = rate
@@ -125,10 +144,10 @@ def _attention(
 def _attention_forward(
     q: jax.Array, k: jax.Array, v: jax.Array, seed: jax.Array, first_node: jax.Array, drop: DropRate | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    n, d = q.shape
+    d = q.shape[-1]
 
     def block(inputs: _Arrays) -> _Arrays:
-        q, k, v, nodes = inputs
+        q, k, v, seed, nodes = inputs
         # The row maximum of q_i k_j is q_i times the largest or the smallest k.
         highest = jnp.where(q >= 0, q * k.max(axis=1, keepdims=True), q * k.min(axis=1, keepdims=True))
         weights = jnp.exp(q[:, :, None] * k[:, None, :] - highest[:, :, None])
@@ -139,16 +158,16 @@ def _attention_forward(
             kept_total = drop.kept * total
         return jnp.sum(weights * v[:, None, :], axis=2) / kept_total, highest + jnp.log(total)
 
-    out, log_total = _map_blocks(block, n, first_node, q, k, v)
+    out, log_total = _map_blocks(block, seed, first_node, q, k, v)
     return out, (q, k, v, seed, first_node, drop, out, log_total)
 
 
 def _attention_backward(residuals: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
     q, k, v, seed, first_node, drop, out, log_total = residuals
-    n, d = q.shape
+    d = q.shape[-1]
 
     def block(inputs: _Arrays) -> _Arrays:
-        q, k, v, out, log_total, g, nodes = inputs
+        q, k, v, out, log_total, g, seed, nodes = inputs
         weights = jnp.exp(q[:, :, None] * k[:, None, :] - log_total[:, :, None])
         if drop is None:
             kept = weights * g[:, :, None]
@@ -158,24 +177,32 @@ def _attention_backward(residuals: tuple[Any, ...], g: jax.Array) -> tuple[Any, 
         d_scores = kept * v[:, None, :] - weights * (g * out)[:, :, None]
         return jnp.sum(d_scores * k[:, None, :], axis=2), jnp.sum(d_scores * q[:, :, None], axis=1), kept.sum(axis=1)
 
-    d_q, d_k, d_v = _map_blocks(block, n, first_node, q, k, v, out, log_total, g)
+    d_q, d_k, d_v = _map_blocks(block, seed, first_node, q, k, v, out, log_total, g)
     return d_q, d_k, d_v, None, None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _map_blocks(block: Callable[[_Arrays], _Arrays], n: int, first_node: jax.Array, *arrays: jax.Array) -> _Arrays:
-    """Maps `block` over blocks of rows of the (n, d) arrays and the nodes' indices; returns (n, d) arrays."""
+def _map_blocks(
+    block: Callable[[_Arrays], _Arrays], seed: jax.Array, first_node: jax.Array, *arrays: jax.Array
+) -> _Arrays:
+    """Maps `block` over blocks of rows of the (..., n, d) arrays, with the seed (...) and the nodes' indices of each.
+
+    Returns:
+      (..., n, d) arrays.
+    """
+    *_, n, d = shape = arrays[0].shape
     size = min(_BLOCK_NODES, n)
     padding = -n % size
 
     def split(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, padding), (0, 0))).reshape(-1, size, x.shape[1])
+        return jnp.pad(x.reshape(-1, n, d), ((0, 0), (0, padding), (0, 0))).reshape(-1, size, d)
 
     nodes = (first_node + jnp.arange(n + padding, dtype=jnp.uint32)).reshape(-1, size)
-    outputs = jax.lax.map(block, (*map(split, arrays), nodes))
-    return jax.tree.map(lambda x: x.reshape(-1, x.shape[2])[:n], outputs)
+    seeds = jnp.repeat(seed.reshape(-1), len(nodes))
+    outputs = jax.lax.map(block, (*map(split, arrays), seeds, jnp.tile(nodes, (seed.size, 1))))
+    return jax.tree.map(lambda x: x.reshape(-1, n + padding, d)[:, :n].reshape(shape), outputs)
 
 
 def _symmetric_uniform(bound: float) -> Callable:

@@ -46,14 +46,18 @@ class MetaNetwork(nn.Module):
         if not self.train_projection:
             knowledge = jax.lax.stop_gradient(knowledge)
 
-        def transformation(name: str, shape: tuple[int, int]) -> jax.Array:
-            mlp = TransformationMLP(self.rank, self.dtype, name=name)
-            wanted = mlp(nodes.take(knowledge))
-            unbound = TransformationMLP(self.rank, self.dtype, parent=None)
-            mean = nodes.rows.mean(lambda x: jnp.asarray(unbound.apply(mlp.variables, x)), knowledge)
-            return nn.softmax((wanted + mean).reshape(-1, *shape), axis=1)
+        mlps = [TransformationMLP(self.rank, self.dtype, name=name) for name in ("mlp_1", "mlp_2")]
+        wanted = [mlp(nodes.take(knowledge)) for mlp in mlps]
+        unbound = TransformationMLP(self.rank, self.dtype, parent=None)
 
-        first = transformation("mlp_1", (d, self.rank))
-        second = transformation("mlp_2", (self.rank, d))
+        def both(x: jax.Array) -> jax.Array:
+            return jnp.concatenate([jnp.asarray(unbound.apply(mlp.variables, x)) for mlp in mlps], axis=1)
+
+        means = jnp.split(nodes.rows.mean(both, knowledge), 2)
+        shapes = (d, self.rank), (self.rank, d)
+        first, second = (
+            nn.softmax((rows + mean).reshape(-1, *shape), axis=1)
+            for rows, mean, shape in zip(wanted, means, shapes, strict=True)
+        )
         hidden = jnp.einsum("nd,ndr->nr", nodes.take(embeddings), first)
         return jnp.einsum("nr,nrd->nd", hidden, second)

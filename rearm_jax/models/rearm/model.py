@@ -18,7 +18,7 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.graphs.relations import user_interest_features
 from rearm_jax.graphs.row_adjacency import propagate
 from rearm_jax.losses import normalize_rows, orthogonal_loss
-from rearm_jax.models.rearm.attention import DropRate, ScalarAttention
+from rearm_jax.models.rearm.attention import DropRate, ScalarAttention, attend
 from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.models.rearm.relations import build_relations
 from rearm_jax.models.rearm.settings import ADDED_LATER, JOINT_RULES, SEARCH_SPACE, SETTINGS
@@ -175,26 +175,27 @@ class Model(Ranked):
             return attended if count == 1 else [prelu(norm(x)) for x in attended]
 
         # One seed for each attention call, so that no two share a dropout mask.
-        seeds: Any = jax.random.bits(self.make_rng("dropout"), (count, count), jnp.uint32) if train else None
-        seed = (lambda m, other: seeds[m, other]) if train else (lambda m, other: None)
-        attended = []
-        for m, (name, x) in enumerate(zip(names, features, strict=True)):
-            attention = ScalarAttention(self.self_dropout, name=f"{name}_self_attention")
-            self.sow("shown", f"attention: {name} self", (x, x))
-            attended.append(prelu(norm(x + attention(x, x, seed(m, m), first_node))))
+        seeds = jax.random.bits(self.make_rng("dropout"), (count, count), jnp.uint32) if train else None
+
+        def attend_all(kind: str, uses: list[tuple[int, int]], features: list[jax.Array], rate: Any) -> dict:
+            """(modality, the one that asks) -> what the modality's attention answers."""
+            blocks = [ScalarAttention(name=f"{name}_{kind}_attention") for name in names]
+            calls = [(blocks[m], features[o], features[m]) for m, o in uses]
+            for (m, o), (_, query, context) in zip(uses, calls, strict=True):
+                asks = f", {names[o]} asks" if kind == "cross" and count > 2 else ""
+                self.sow("shown", f"attention: {names[m]} {kind}{asks}", (query, context))
+            chosen = None if seeds is None else seeds[tuple(np.transpose(uses))]
+            return dict(zip(uses, attend(calls, chosen, rate, first_node), strict=True))
+
+        answers = attend_all("self", [(m, m) for m in range(count)], features, self.self_dropout)
+        attended = [prelu(norm(x + answers[m, m])) for m, x in enumerate(features)]
         if count == 1:
             return attended
-
-        crossed = []
-        for m, (name, x) in enumerate(zip(names, attended, strict=True)):
-            attention = ScalarAttention(self.cross_dropout, name=f"{name}_cross_attention")
-            for o in range(count):
-                if o != m:
-                    use = f"{name} cross" if count == 2 else f"{name} cross, {names[o]} asks"
-                    self.sow("shown", f"attention: {use}", (attended[o], x))
-            others = [attention(attended[o], x, seed(m, o), first_node) for o in range(count) if o != m]
-            crossed.append(prelu(norm(x + sum(others) / len(others))))
-        return crossed
+        others = {m: [o for o in range(count) if o != m] for m in range(count)}
+        uses = [(m, o) for m in others for o in others[m]]
+        answers = attend_all("cross", uses, attended, self.cross_dropout)
+        means = [sum(answers[m, o] for o in others[m]) / len(others[m]) for m in others]
+        return [prelu(norm(x + mean)) for x, mean in zip(attended, means, strict=True)]
 
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
         """The ranking loss, the contrastive and the orthogonal loss between each pair of modalities, and L2 of the IDs.

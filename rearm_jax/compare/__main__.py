@@ -1,0 +1,94 @@
+"""Compares models on data sets, so that the answer can be trusted.
+
+python -m rearm_jax.compare --spec configs/compare/demo.py --workdir runs/compare-demo
+"""
+
+import gc
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from rearm_jax.compare.estimate import estimate
+from rearm_jax.compare.gather import External, gather, parse_external, write_outputs
+from rearm_jax.compare.plan import Plan
+from rearm_jax.compare.processes import in_processes
+from rearm_jax.compare.report import check_report
+from rearm_jax.compare.spec import load_spec
+from rearm_jax.compare.work import Datasets, claimed, run, work
+from rearm_jax.data.options import compare_parser
+from rearm_jax.errors import ConfigError
+from rearm_jax.program import DONE, INTERRUPTED, run_program
+from rearm_jax.training.interrupt import quit_on_interrupt
+from rearm_jax.training.precision import without_x64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run_program(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = compare_parser().parse_args(argv)
+    if arguments.mode == "table":
+        if arguments.spec:
+            raise ConfigError("--spec: --mode=table needs none, the workdirs say all")
+        check_report()
+        write_outputs(arguments.workdir, arguments.out or arguments.workdir[0])
+        return DONE
+    if not arguments.spec or len(arguments.workdir) > 1 or arguments.out:
+        raise ConfigError("--mode=run: needs --spec and one --workdir, and no --out")
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers={arguments.workers}: must be at least 1")
+    check_report()
+    gc.freeze()
+    with quit_on_interrupt(), without_x64():
+        plan = Plan(load_spec(arguments.spec), Path(arguments.workdir[0]))
+        external = parse_external(plan, arguments.external)
+        plan.check_folders()
+        if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+            jax.config.update("jax_compilation_cache_dir", ".cache/compiled")
+        if arguments.dry_run:
+            print(estimate(plan, arguments.workers))
+            return DONE
+        if arguments.timing:
+            return _time(plan, arguments.timing)
+        if arguments.worker:
+            return INTERRUPTED if work(plan) else DONE
+        return _compare(plan, arguments.spec, arguments.workers, external)
+
+
+def _compare(plan: Plan, spec: str, workers: int, external: Sequence[External]) -> int:
+    """Everything: search and final runs, then the runs that are timed, one at a time, then the outputs."""
+    if workers == 1:
+        code = INTERRUPTED if work(plan) else DONE
+    else:
+        code = in_processes([_command(plan, spec, "--worker")] * workers)
+    for task in plan.timings() if code == DONE else ():
+        if code == DONE and plan.outcome(task) is None:
+            code = in_processes([_command(plan, spec, "--timing", f"{task.data}/{task.row}")])
+    gather(plan, Datasets(plan), external)
+    write_outputs([plan.workdir], plan.workdir)
+    if code != DONE:
+        logging.warning("the comparison is not at its end: the tables have what there is; the same command goes on")
+    return code
+
+
+def _command(plan: Plan, spec: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "rearm_jax.compare", "--spec", spec, "--workdir", str(plan.workdir), *more]
+
+
+def _time(plan: Plan, name: str) -> int:
+    """Makes the run of --timing, in this process alone."""
+    data, _, row = name.partition("/")
+    for task in plan.timings():
+        if (task.data, task.row) == (data, row):
+            with claimed(plan, task) as lock:
+                return INTERRUPTED if lock and run(plan, task, Datasets(plan), lock) else DONE
+    raise ConfigError(f"--timing={name}: there is no such final run to time; the comparison itself gives this flag")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""From the outcomes of a plan to the files that tables are made of."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from rearm_jax.compare.external import read_external
+from rearm_jax.compare.plan import USERS_FILE, Plan, Task
+from rearm_jax.compare.report import write_report
+from rearm_jax.compare.results import read_results, write_results
+from rearm_jax.compare.summary import summarise
+from rearm_jax.compare.tables import write_tables
+from rearm_jax.compare.work import KEPT_METRICS, Datasets
+from rearm_jax.data.dataset import group_by_user
+from rearm_jax.errors import ConfigError
+from rearm_jax.evaluation.metrics import split_metrics
+from rearm_jax.evaluation.popularity import found_by_popularity
+from rearm_jax.evaluation.slices import by_history, list_measures
+from rearm_jax.evaluation.user_metrics import read_user_metrics, user_metrics
+from rearm_jax.training.result import NUMERICS
+from rearm_jax.training.writer import versions
+
+_COLUMNS = ("valid", "epochs", "best_epoch", "seconds", "seconds_to_best", "seconds_per_epoch", "peak_bytes", "error")
+
+
+class External(NamedTuple):
+    """Lists of another toolkit, as `--external` names them."""
+
+    row: str
+    data: str
+    path: str
+
+
+def parse_external(plan: Plan, words: Sequence[str]) -> list[External]:
+    """NAME=lists.parquet, or with several data sets NAME@DATA=lists.parquet.
+
+    Raises:
+      ConfigError: a word is not of that form, or names what the spec does not have.
+    """
+    found = []
+    for word in words:
+        name, _, path = word.partition("=")
+        row, at, data = name.partition("@")
+        if not at and len(plan.spec.data) == 1:
+            data = next(iter(plan.spec.data))
+        if not row or not path or data not in plan.spec.data:
+            raise ConfigError(
+                f"--external {word}: must be NAME=FILE, or with several data sets NAME@DATA=FILE; data sets are "
+                f"{', '.join(plan.spec.data)}"
+            )
+        if row in plan.spec.rows:
+            raise ConfigError(f"--external {word}: the spec has a row {row!r}")
+        found.append(External(row, data, path))
+    return found
+
+
+def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None:
+    """Writes results.parquet, users/ and compare.json of all that has come out, into the plan's workdir.
+
+    Raises:
+      DataError: lists of another toolkit cannot be used.
+    """
+    spec, runs = plan.spec, list[dict[str, Any]]()
+    users: dict[str, dict[tuple[str, int], dict[str, np.ndarray]]] = {}
+    about_data: dict[str, Any] = {}
+    for name in spec.data:
+        dataset = datasets(name)
+        about_data[name] = {
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            **{split: len(getattr(dataset, split)) for split in ("train", "valid", "test")},
+            "content_hash": dataset.content_hash,
+            "split_hash": dataset.split_hash,
+        }
+        users[name] = {}
+        for row in spec.rows:
+            for task in _tasks(plan, name, row):
+                outcome = plan.outcome(task)
+                if outcome is None:
+                    continue
+                runs.append(_run(plan, task, outcome))
+                if task.kind == "final" and outcome["status"] == "done":
+                    users[name][row, task.number] = read_user_metrics(plan.folder(task) / USERS_FILE)
+        for lists in external:
+            if lists.data == name:
+                run, users[name][lists.row, 0] = _external(lists, datasets, spec.ks)
+                runs.append(run)
+    about = {
+        "metric": spec.metric,
+        "select_by": spec.select_by,
+        "reference": spec.reference,
+        "rows": [*spec.rows, *dict.fromkeys(lists.row for lists in external)],
+        "data": about_data,
+        "tries": spec.tries,
+        "seeds": spec.seeds,
+        "command": shlex.join(["python", "-m", "rearm_jax.compare", *sys.argv[1:]]),
+        "version": versions()["rearm_jax"],
+        "numerics": NUMERICS,
+    }
+    write_results(plan.workdir, about, runs, users)
+
+
+def write_outputs(folders: Sequence[str | os.PathLike], out: str | os.PathLike) -> None:
+    """Makes table.md, table.tex and report.html from the results of one or several workdirs.
+
+    Raises:
+      DataError: the results cannot be read, or do not belong together.
+      ConfigError: a package of the extra `report` is missing; the tables are there.
+    """
+    summary = summarise(read_results(folders))
+    os.makedirs(out, exist_ok=True)
+    write_tables(out, summary)
+    write_report(out, summary)
+    logging.info("%s: table.md, table.tex, report.html", out)
+
+
+def _tasks(plan: Plan, data: str, row: str) -> list[Task]:
+    finals = plan.finals(data, row)
+    timings = [task for task in plan.timings() if (task.data, task.row) == (data, row)]
+    return [*plan.search(data, row), *finals, *timings]
+
+
+def _run(plan: Plan, task: Task, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    run = {
+        "data": task.data,
+        "row": task.row,
+        "model": plan.spec.rows[task.row].model,
+        "kind": task.kind,
+        "number": task.number,
+        "seed": task.seed,
+        "settings": json.dumps(task.tried),
+        "status": outcome["status"],
+        "closed_form": plan.spec.is_closed_form(task.row),
+        "parameters": outcome.get("parameters"),
+        "numerics": outcome["numerics"],
+    }
+    run |= {name: outcome.get(name) for name in _COLUMNS}
+    if task.kind == "final" and outcome["status"] == "done":
+        run |= {name: json.dumps(outcome[name]) for name in ("test", "slices")}
+    return run
+
+
+def _external(lists: External, datasets: Datasets, ks: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The run of lists that came from outside, and its metrics of users."""
+    dataset = datasets(lists.data)
+    found = read_external(lists.path, dataset, max(ks))
+    for note in found.notes:
+        logging.warning("%s", note)
+    positives = group_by_user(dataset.test, dataset.num_users)
+    metrics = user_metrics(found.top_items, found.users, positives, ks)
+    metrics = {name: values for name, values in metrics.items() if name.split("@")[0] in KEPT_METRICS}
+    slices = {
+        "by_history": by_history(metrics, dataset),
+        "by_popularity": found_by_popularity(dataset, "test", found.users, found.top_items),
+        "lists": {
+            name: value for k in ks for name, value in list_measures(found.top_items, found.users, dataset, k).items()
+        },
+    }
+    run = {
+        "data": lists.data,
+        "row": lists.row,
+        "model": "external",
+        "kind": "external",
+        "number": 0,
+        "settings": "{}",
+        "status": "done",
+        "test": json.dumps(split_metrics(found.top_items, found.users, positives, ks)),
+        "slices": json.dumps(slices),
+        "closed_form": False,
+        "numerics": NUMERICS,
+    }
+    return run, metrics

@@ -1,0 +1,173 @@
+"""What a comparison has to do, and how far it is: the runs of a spec, their folders in a workdir, and their outcomes.
+
+    WORKDIR/search/DATA/ROW/003     a run folder for each setting tried; without checkpoints once it is done
+    WORKDIR/final/DATA/ROW/003-0    one for each seed of the best setting, and in it users.parquet
+    WORKDIR/timing/DATA/ROW/003-0   seed 0 once more, alone on the machine
+
+A run that has ended, well or not, has an outcome.json; one that was to be pruned, too. All that is known of a
+comparison is in these files, so that any number of processes can work at it, and be killed.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rearm_jax.compare.spec import Spec
+from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.files import replace_text
+from rearm_jax.training.result import NUMERICS
+from rearm_jax.training.run_folder import check_run_folder
+
+OUTCOME_FILE = "outcome.json"
+USERS_FILE = "users.parquet"
+_RUNG_FILE = "rung.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A run, or its part up to where pruning decides."""
+
+    kind: str  # "search", "final" or "timing"
+    data: str
+    row: str
+    setting: int  # number of the setting
+    number: int  # of the setting, or of the seed
+    tried: Mapping[str, Any]
+    seed: int
+    num_epochs: int | None = None  # None: as many as the data set's config has
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        what = {"search": "setting", "final": "seed", "timing": "alone, seed"}[self.kind]
+        return f"{self.data}, {self.row}, {what} {self.number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A spec in a workdir."""
+
+    spec: Spec
+    workdir: Path
+
+    def folder(self, task: Task) -> Path:
+        """The run folder."""
+        name = f"{task.setting:03}" + ("" if task.kind == "search" else f"-{task.number}")
+        return self.workdir / task.kind / task.data / task.row / name
+
+    def config(self, task: Task) -> ConfigDict:
+        """The run's config."""
+        test = task.kind != "search"
+        return self.spec.config(task.data, task.row, task.tried, task.seed, test, task.num_epochs)
+
+    def outcome(self, task: Task) -> dict[str, Any] | None:
+        """What came of the run; None where it has not ended.
+
+        Raises:
+          ConfigError: it is of another numerics version.
+          DataError: it is damaged.
+        """
+        return _outcome(self.folder(task))
+
+    def end(self, task: Task, outcome: Mapping[str, Any]) -> None:
+        """Writes down what came of the run."""
+        text = json.dumps({**outcome, "numerics": NUMERICS}, indent=1)
+        replace_text(self.folder(task) / OUTCOME_FILE, text)
+
+    def reached(self, task: Task, value: float) -> None:
+        """Writes down the validation metric of a run at the epoch where pruning decides."""
+        replace_text(self.folder(task) / _RUNG_FILE, json.dumps({"valid": value}))
+
+    def check_folders(self) -> None:
+        """Refuses a workdir of another spec.
+
+        Raises:
+          CheckpointError: names a run with other settings.
+        """
+        for data, row in self.groups():
+            for task in [*self.search(data, row), *self.finals(data, row)]:
+                check_run_folder(self.folder(task), self.config(task))
+
+    def groups(self) -> list[tuple[str, str]]:
+        """Data set and row of what is searched together."""
+        return [(data, row) for data in self.spec.data for row in self.spec.rows]
+
+    def search(self, data: str, row: str) -> list[Task]:
+        """The runs that try settings."""
+        seed = self.spec.search_seed(data, row)
+        tries = self.spec.settings_tried(data, row)
+        return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
+
+    def best(self, data: str, row: str) -> Task | None:
+        """The setting with the best validation metric, the first of equals; None where none has come to its end.
+
+        Only to be asked when the search is over.
+        """
+        outcomes = [(task, self.outcome(task)) for task in self.search(data, row)]
+        done = [(task, outcome["valid"]) for task, outcome in outcomes if outcome and outcome["status"] == "done"]
+        return max(done, key=lambda pair: pair[1])[0] if done else None
+
+    def finals(self, data: str, row: str) -> list[Task]:
+        """The runs that are scored on test; none before the search is over, or where it found nothing."""
+        if any(self.outcome(task) is None for task in self.search(data, row)):
+            return []
+        best = self.best(data, row)
+        seeds = range(self.spec.num_seeds(row)) if best else ()
+        return [
+            Task("final", data, row, best.setting, n, best.tried, self.spec.final_seed(data, row, n))
+            for n in seeds
+            if best
+        ]
+
+    def timings(self) -> list[Task]:
+        """The runs that are timed."""
+        tasks = [task for data, row in self.groups() for task in self.finals(data, row)[:1]]
+        return [dataclasses.replace(task, kind="timing") for task in tasks] if self.spec.timing else []
+
+    def open_tasks(self) -> Iterator[Task]:
+        """Search and final runs that can be worked at now, group by group."""
+        for data, row in self.groups():
+            yield from self._open_search(data, row)
+            yield from (task for task in self.finals(data, row) if self.outcome(task) is None)
+
+    def _open_search(self, data: str, row: str) -> list[Task]:
+        tasks = self.search(data, row)
+        ended = {task.number for task in tasks if self.outcome(task) is not None}
+        prune = self.spec.prune
+        if prune is None or self.spec.is_closed_form(row):
+            return [task for task in tasks if task.number not in ended]
+        rungs = {task.number: value for task in tasks if (value := self._rung(task)) is not None}
+        early = [task for task in tasks if task.number not in ended and task.number not in rungs]
+        if early:
+            return [dataclasses.replace(task, num_epochs=prune.epochs) for task in early]
+        order = sorted(rungs, key=lambda number: (-rungs[number], number))
+        going_on = set(order[: math.ceil(prune.share * len(order))])
+        for task in tasks:
+            if task.number in rungs and task.number not in going_on and task.number not in ended:
+                self.end(task, {"status": "pruned", "valid": rungs[task.number]})
+        return [task for task in tasks if task.number in going_on and task.number not in ended]
+
+    def _rung(self, task: Task) -> float | None:
+        path = self.folder(task) / _RUNG_FILE
+        return json.loads(path.read_text())["valid"] if path.exists() else None
+
+
+def _outcome(folder: Path) -> dict[str, Any] | None:
+    path = folder / OUTCOME_FILE
+    if not path.exists():
+        return None
+    try:
+        outcome = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read ({error}). Remove {folder}: the run is made anew") from error
+    if outcome["numerics"] != NUMERICS:
+        raise ConfigError(
+            f"{folder} was run by numerics version {outcome['numerics']}, and this is version {NUMERICS}: its figures "
+            "cannot stand in one table with new ones. Name another --workdir"
+        )
+    return outcome
