@@ -21,7 +21,7 @@ from tests.test_mgcn import (
     dense_cosine_knn,
     experiment_of,
     features_of,
-    moved_params,
+    random_params,
     shared_by_hand,
     sigmoid,
     softmax,
@@ -78,7 +78,7 @@ def test_representations_and_losses_are_those_of_the_formula(variant):
 
 def test_filters_of_ones_leave_the_features_as_they_are_and_dropout_is_of_training_alone():
     experiment = experiment_of("smore", model__dropout=0.5)
-    model, params = experiment.model, moved_params(experiment)
+    model, params = experiment.model, random_params(experiment)
     ones = np.stack([np.ones(5), np.zeros(5)]).astype(np.float32)
     for name in ("image", "text"):
         x = affine(params[f"item_{name}_table"], params[f"{name}_projection"])

@@ -20,6 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
@@ -28,7 +29,7 @@ from rearm_jax.graphs.adjacency import user_item_adjacency
 from rearm_jax.graphs.row_adjacency import propagate
 from rearm_jax.losses import normalize_rows
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
 from rearm_jax.recommender.featured import TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import drop_rows, id_init, torch_linear, xavier_normal, xavier_uniform
 from rearm_jax.recommender.objectives import row_weights
@@ -61,6 +62,7 @@ class Model(Featured):
         "loss.modality_weight": LogUniform(0.1, 10.0),
         "loss.l2_weight": LogUniform(1e-4, 1.0),
     }
+    rates = dict.fromkeys(("dropout", "modality_weight", "l2_weight"), np.float32)
 
     embedding_dim: int
     num_layers: int
@@ -99,7 +101,7 @@ class Model(Featured):
             return predictor(rows).astype(jnp.float32)
 
         views: dict[str, Any] = {"nodes": (h_users, h_items), "rows": (user_rows, item_rows)}
-        if self.modality_weight and (train or self.is_initializing()):
+        if used(self.modality_weight) and (train or self.is_initializing()):
             projected = []
             for name, width in self.feature_widths:
                 projection = torch_linear(d, self.dtype, f"{name}_projection", xavier_normal, width)
@@ -108,12 +110,11 @@ class Model(Featured):
             views["predicted"] = tuple(map(predict, projected))
         if train:
             keys = jax.random.split(self.make_rng("dropout"), 2 + len(self.feature_widths))
-            views["user_targets"] = drop_rows(keys[0], users.wanted, user_rows, self.dropout)
-            views["item_targets"] = drop_rows(keys[1], items.wanted, item_rows, self.dropout)
-            if self.modality_weight:
+            views["user_targets"] = drop_rows(keys[0], users, user_rows, self.dropout)
+            views["item_targets"] = drop_rows(keys[1], items, item_rows, self.dropout)
+            if used(self.modality_weight):
                 views["targets"] = tuple(
-                    drop_rows(key, items.wanted, rows, self.dropout)
-                    for key, rows in zip(keys[2:], projected, strict=True)
+                    drop_rows(key, items, rows, self.dropout) for key, rows in zip(keys[2:], projected, strict=True)
                 )
         return Representations(predict(user_rows), predict(item_rows), views)
 
@@ -127,14 +128,13 @@ class Model(Featured):
             return weights @ (1 - jnp.sum(normalize_rows(x[:count]) * normalize_rows(target[:count]), axis=1))
 
         parts = {"bootstrap": apart(out.users, views["item_targets"]) + apart(out.items, views["user_targets"])}
-        if self.modality_weight:
+        if used(self.modality_weight):
             pairs = zip(views["predicted"], views["targets"], strict=True)
             modalities: Any = sum(apart(x, views["item_targets"]) + apart(x, own) for x, own in pairs)
             parts["modalities"] = self.modality_weight * modalities
-        if self.l2_weight:
+        if used(self.l2_weight):
             if choose_l2_form(self.l2_form, self.protocol) == "squared":
-                squares = [jnp.sum(rows[:count] ** 2, axis=1) for rows in views["rows"]]
-                l2 = weights @ sum(squares, start=jnp.float32(0)) / 2
+                l2 = sum((weights @ jnp.sum(rows[:count] ** 2, axis=1) for rows in views["rows"]), jnp.float32(0)) / 2
             else:
                 squares = jnp.stack([jnp.sum(nodes**2) for nodes in views["nodes"]])
                 squares = shard.sum(squares) if shard.by_row else squares  # else every device has all nodes

@@ -78,7 +78,7 @@ class Model(SideViews):
             """The side of some nodes, float32 (n, d)."""
             scores = jnp.concatenate([score(jnp.tanh(query(view))) for view in views], axis=1).astype(jnp.float32)
             shares = jnp.split(jax.nn.softmax(scores, axis=1), len(views), axis=1)
-            common = sum(share * view for share, view in zip(shares, views, strict=True))
+            common: Any = sum(share * view for share, view in zip(shares, views, strict=True))
             side = common
             for prefer, view in zip(preferences, views, strict=True):
                 side += nn.sigmoid(prefer(shared).astype(jnp.float32)) * (view - common)

@@ -20,6 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
@@ -76,6 +77,8 @@ class Model(SideViews):
         ),
     )
 
+    rates = {**SideViews.rates, "dropout": np.float32}
+
     dropout: float
     preference: str
 
@@ -124,17 +127,15 @@ class Model(SideViews):
         preferences = [torch_linear(d, self.dtype, f"{name}_preference", fan_in=d) for name in views]
         scale = d if self.preference == "scaled" else 1
 
-        def fuse(nodes: Nodes, shared: jax.Array, *modal: jax.Array) -> jax.Array:
+        def fuse(nodes: Nodes, shared: jax.Array, *views: jax.Array) -> jax.Array:
             """The side of some nodes, float32 (n, d)."""
-            *modal, fusion = modal
+            *modal, fusion = views
             shares = [w(jnp.tanh(query(fusion))).astype(jnp.float32) for w, query in zip(weights, queries, strict=True)]
             parts = [scale * jax.nn.softmax(share, axis=1) * x for share, x in zip(shares, modal, strict=True)]
             gates = [nn.sigmoid(prefer(shared).astype(jnp.float32)) for prefer in preferences]
             if train:
                 keys = jax.random.split(self.make_rng("dropout"), len(gates))
-                gates = [
-                    drop_rows(key, nodes.wanted, gate, self.dropout) for key, gate in zip(keys, gates, strict=True)
-                ]
+                gates = [drop_rows(key, nodes, gate, self.dropout) for key, gate in zip(keys, gates, strict=True)]
             side = sum((gate * part for gate, part in zip(gates, [*parts, fusion], strict=True)), jnp.float32(0))
             return side / len(gates)
 

@@ -16,12 +16,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Inputs, Representations
+from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
 from rearm_jax.recommender.featured import TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import L2, RANKING, RANKING_SPACE, Ranked, choose_l2_of_rows
@@ -49,6 +50,7 @@ class Model(Ranked, Featured):
         "loss.l2_weight": LogUniform(1e-4, 1.0),
         **RANKING_SPACE,
     }
+    rates = {**Ranked.rates, "l2_weight": np.float32}
 
     embedding_dim: int
     init_scale: float
@@ -77,7 +79,7 @@ class Model(Ranked, Featured):
 
     def losses(self, out: Representations, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
         parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
-        if self.l2_weight:
+        if used(self.l2_weight):
             share = choose_l2_of_rows(self.l2_form, self.protocol)
             parts["l2"] = self.l2_weight * share(out.users, out.items, batch, shard)
         return parts

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from rearm_jax.parallel.rows import Nodes
+
 # As PyTorch's xavier_normal_; Flax's own xavier_normal cuts the tails off at two standard deviations.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 xavier_uniform = nn.initializers.xavier_uniform()
@@ -53,7 +55,7 @@ def torch_linear(
     )
 
 
-def drop_rows(key: jax.Array, ids: jax.Array, rows: jax.Array, rate: float) -> jax.Array:
+def drop_rows(key: jax.Array, nodes: Nodes, rows: jax.Array, rate: jax.Array | float) -> jax.Array:
     """Inverted dropout (Srivastava et al., JMLR 2014) of some rows of a table, as if the whole table were dropped out.
 
     What is dropped of a row follows from the key and the row's number alone: a row that is there twice is dropped
@@ -61,14 +63,13 @@ def drop_rows(key: jax.Array, ids: jax.Array, rows: jax.Array, rate: float) -> j
 
     Args:
       key: random key.
-      ids: int (b,), numbers of the rows.
-      rows: float (b, c).
+      nodes: whose rows they are.
+      rows: float (b, c), the wanted ones, or all that this device holds.
       rate: share that is dropped; 1 drops all.
     """
-    if not rate:
-        return rows
-    if rate == 1:
-        return jnp.zeros_like(rows)
+    if isinstance(rate, (int, float)) and rate in (0, 1):
+        return jnp.zeros_like(rows) if rate else rows
+    ids = nodes.rows.first_row + jnp.arange(len(rows)) if nodes.wanted is None else nodes.wanted
     keep = jax.vmap(lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate, rows.shape[1:]))(ids)
     return jnp.where(keep, rows / (1 - rate), 0)
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rearm_jax.graphs.adjacency import Adjacency, items_to_users, propagate
 from rearm_jax.losses import contrastive_loss
 from rearm_jax.parallel.rows import Nodes, Shard
-from rearm_jax.recommender.contract import Batch, Representations
+from rearm_jax.recommender.contract import Batch, Representations, used
 from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, xavier_uniform
 from rearm_jax.recommender.objectives import l2_of_rows, row_weights
@@ -46,6 +47,7 @@ class SideViews(Ranked, Featured, kw_only=True):
     """A model that declares SIDE_VIEWS among its settings, and gives the views "side" and "shared" (see `losses`)."""
 
     by_row = False
+    rates = {**Ranked.rates, **dict.fromkeys(("contrastive_weight", "temperature", "l2_weight"), np.float32)}
     ranks_new_items = False  # a graph of the items for each modality is more than a new item's one row can stand in for
 
     embedding_dim: int
@@ -92,12 +94,12 @@ class SideViews(Ranked, Featured, kw_only=True):
         users and of all items.
         """
         parts = {self.ranking: self.ranking_share(out.users, out.items, batch, shard)}
-        if self.l2_weight:
+        if used(self.l2_weight):
             weight: Any = self.l2_weight
             if self.protocol == "reference":  # the published code divides a short last batch by a full one's size, too
                 weight *= jnp.sum(batch.mask) / self.batch_size
             parts["l2"] = weight * l2_of_rows(out.users, out.items, batch, shard)
-        if self.contrastive_weight:
+        if used(self.contrastive_weight):
             (side_users, side_items), (shared_users, shared_items) = out.views["side"], out.views["shared"]
             weights = row_weights(batch, shard)
             targets = shard.rows(jnp.arange(len(batch.users), dtype=jnp.int32))
