@@ -54,11 +54,11 @@ lists "$out/final1" "$out/lists1.parquet"
   --format parquet --out "$out/lists1b.parquet"
 "$python" examples/check_lists.py "$out/lists1b.parquet" "$raw"/orders*.csv
 
-# 4. A week later: how did the lists fare? Then the same with the new orders.
+# 4. A week later: how did the lists fare? Then the same with the new orders, from where the run stood.
 "${rearm[@]}" --mode review --lists "$out/lists1.parquet" --interactions "$raw/orders_next.csv" "${columns[@]}" \
   --min_recall 0.02 | tee "$out/review1.json"
 prepare "$out/data2" "$raw/orders.csv" "$raw/orders_next.csv"
-train "$out/data2" "$out/week2" --config.learning_rate="${best##*week1-}"
+train "$out/data2" "$out/week2" --config.learning_rate="${best##*week1-}" --init_from "$best"
 "${rearm[@]}" --mode refit --workdir "$out/week2" --out "$out/final2"
 lists "$out/final2" "$out/lists2.parquet"
 "$python" examples/check_lists.py "$out/lists2.parquet" "$raw"/orders*.csv
