@@ -49,6 +49,10 @@ SETTINGS = {
         integer(1),
         "upper limit; early stopping usually ends the run before it. All are trained without validation",
     ),
+    "init_from": Setting(
+        "", PATH, "run folder to start from: its best parameters, matched by outside ids; see docs/output.md"
+    ),
+    "init_optimizer": Setting(False, SWITCH, "whether the state of that run's optimiser is taken over, too"),
     "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
     "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
     "patience": Setting(20, integer(0), "stop after more than this many evaluations without a gain"),
@@ -142,6 +146,13 @@ JOINT_RULES = (
         '"data" for a model whose tables cannot be cut by row',
         lambda parallel, name: parallel != "row" or models.find(name).by_row,
     ),
+    JointRule(
+        "init_from",
+        "model.name",
+        '"" for a model that is fitted at once',
+        lambda run, name: run == "" or not is_fitted(name),
+    ),
+    JointRule("init_optimizer", "init_from", "false without a run", lambda kept, run: run != "" or not kept),
     JointRule("evaluation.metric", "evaluation.ks", "at one of the cut-offs", lambda m, ks: int(m.split("@")[1]) in ks),
     JointRule(
         "data.root", "data.source", "the folder of the data", lambda root, source: root != "" or source != "folder"
@@ -190,6 +201,8 @@ ADDED_LATER = {
     "data.name": "",
     "data.download": True,
     "data.train_on": "train",
+    "init_from": "",
+    "init_optimizer": False,
     "matmul_precision": "highest",
     "checkpoints.keep": "whole",
     "residual.model": "",

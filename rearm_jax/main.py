@@ -54,6 +54,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
 _WORKDIR = flags.DEFINE(PathParser(), "workdir", "", "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that is there, and start anew; replace an export")
+_INIT_FROM = flags.DEFINE(PathParser(), "init_from", None, "run folder to start from, users and items matched by ids")
+_INIT_OPTIMIZER = flags.DEFINE_bool("init_optimizer", False, "take over that run's optimiser state, too")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes, on SLURM, Cloud TPU or GKE")
 _STOPPED_CODE = flags.DEFINE_integer(
     "stopped_code", 0, "exit code after SIGTERM has stopped a run; not 0 where a scheduler restarts what fails"
@@ -99,6 +101,8 @@ _MODES_OF_FLAGS = {
     "workdir": _MODES[:-1],
     "overwrite": ("train", "refit", "export"),
     "stopped_code": ("train", "refit"),
+    "init_from": ("train",),
+    "init_optimizer": ("train",),
     "refit_by": ("refit",),
     "distributed": ("train", "evaluate"),
     **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
@@ -156,6 +160,8 @@ def _train() -> int:
     config = _CONFIG.value
     if config is None:
         raise ConfigError("--config is missing: name a file, such as --config=configs/demo.py")
+    if _INIT_FROM.value or _INIT_OPTIMIZER.value:
+        config.init_from, config.init_optimizer = _INIT_FROM.value or config.init_from, _INIT_OPTIMIZER.value
     workdir = _WORKDIR.value or f"runs/{_config_name()}"
     with RunLock(workdir) as lock:
         if not _OVERWRITE.value:

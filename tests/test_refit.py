@@ -181,7 +181,7 @@ def test_a_residual_keeps_its_weight(merged, tmp_path):
     result = train(settings.lock(), tmp_path / "run")
     weight = result["residual"]["weight"]
     final = refit(tmp_path / "run", tmp_path / "final")
-    assert final["residual"] == {"model": "popular", "weight": weight}
+    assert final["residual"] == {"model": "popular", "weight": weight, "parameters": 40}
     trained = load_trained(str(tmp_path / "final"))
     assert trained.residual.weight == weight
     counts = np.bincount(np.load(merged / "train.npy")[:, 1], minlength=40)

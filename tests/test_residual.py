@@ -26,6 +26,7 @@ from rearm_jax.inference.new_items import NewItems
 from rearm_jax.inference.recommend import recommend as recommend_lists
 from rearm_jax.inference.trained import load_trained
 from rearm_jax.training import loop
+from rearm_jax.training.best_step import best_params
 from rearm_jax.training.placement import place
 from rearm_jax.training.residual import weigh_residual
 from tests.conftest import TINY
@@ -399,7 +400,7 @@ def test_vectors_are_whole_whatever_the_placement(run, parallel):
     trained = load_trained(str(folder))
     config = tiny(parallel=parallel)
     placement = place(build_experiment(config))
-    _, params = loop.best_params(placement, str(folder))
+    _, params = best_params(placement, str(folder))
     users, items = placement.representations(params, placement.inputs())
     out = jax.device_get(trained.representations)
     np.testing.assert_allclose(users, out.users, atol=1e-6)

@@ -11,8 +11,8 @@ from rearm_jax.evaluation.scoring import Scores, dot_products
 from rearm_jax.experiment import Experiment, in_precision
 from rearm_jax.recommender.contract import Representations
 from rearm_jax.recommender.fitted import Fitted, scores_of
+from rearm_jax.training.best_step import best_params
 from rearm_jax.training.fit import STEP, saved_fit
-from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
 from rearm_jax.training.residual import Residual, saved_residual
 from rearm_jax.training.run_data import open_experiment

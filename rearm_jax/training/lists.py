@@ -5,9 +5,9 @@ import numpy as np
 from rearm_jax.evaluation.scoring import dot_products, rank_split
 from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.fitted import Fitted, scores_of
+from rearm_jax.training.best_step import best_params
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.fit import saved_fit
-from rearm_jax.training.loop import best_params
 from rearm_jax.training.placement import place
 from rearm_jax.training.residual import saved_residual
 

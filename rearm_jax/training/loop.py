@@ -19,6 +19,7 @@ from rearm_jax.evaluation.splits import scored_splits
 from rearm_jax.experiment import Experiment, abstract_params
 from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
+from rearm_jax.training.best_step import best_params, step_to_use
 from rearm_jax.training.check_finite import check_numbers, check_state
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.disk import say_disk
@@ -37,6 +38,7 @@ from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config
 from rearm_jax.training.run_path import run_path
 from rearm_jax.training.sampling import make_sampler, num_without_negative
 from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, steps_with_rates
+from rearm_jax.training.warm_start import warm_state
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
@@ -104,7 +106,7 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
                         return None, stopped_by
                     _end_epoch(evaluate, state, progress, experiment, checkpoints, writer)
 
-            best_step = _step_to_use(checkpoints, experiment)
+            best_step = step_to_use(checkpoints, experiment)
             if best_step is None:
                 raise CheckpointError(f"{workdir}: no evaluation gave a finite {config.evaluation.metric}")
             params = checkpoints.restore_params(best_step, placement.like().params)
@@ -148,39 +150,12 @@ def evaluate_run(experiment: Experiment, workdir: str) -> dict[str, float]:
     return metrics
 
 
-def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
-    """(step, parameters) of a run's best checkpoint, as they are placed; of its last, where validation is empty.
-
-    Raises:
-      CheckpointError: there is no such checkpoint, or it belongs to other data.
-    """
-    with Checkpoints(workdir, placement.table_rows) as checkpoints:
-        step = _step_to_use(checkpoints, placement.experiment)
-        if step is None and not len(placement.experiment.dataset.valid):
-            raise CheckpointError(
-                f"{workdir} has not ended its training, and without validation its last epoch is the one to use. Give "
-                "the run's training command again: it goes on from the last checkpoint"
-            )
-        if step is None:
-            raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
-        check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
-        return step, checkpoints.restore_params(step, placement.like().params)
-
-
-def _step_to_use(checkpoints: Checkpoints, experiment: Experiment) -> int | None:
-    """The step that is best on validation; where that is empty, the last of all epochs. None where it is not there."""
-    if len(experiment.dataset.valid):
-        return checkpoints.best_step()
-    step = checkpoints.latest_step()
-    is_last = step is not None and checkpoints.read_progress(step)["epoch"] >= experiment.config.num_epochs
-    return step if is_last else None
-
-
 def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """The state at the latest checkpoint, or a new one."""
+    """The state at the latest checkpoint, or a new one, which config.init_from may start from another run."""
     dataset, step = placement.experiment.dataset, checkpoints.resume_step()
     if step is None:
-        return placement.state(), Progress(dataset.content_hash, sizes=data_sizes(dataset))
+        state = warm_state(placement) if placement.experiment.config.init_from else placement.state()
+        return state, Progress(dataset.content_hash, sizes=data_sizes(dataset))
 
     like = placement.like()
     params, rest, saved = checkpoints.restore(step, like.params, like.rest())
