@@ -7,8 +7,6 @@ import pytest
 
 from tests.golden import compare
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 LIMITS = {
     "graphs": 1e-6,
