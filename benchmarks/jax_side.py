@@ -21,8 +21,9 @@ from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.parallel.rows import ALONE, Nodes
 from rearm_jax.recommender.contract import Batch, Representations
 from rearm_jax.recommender.layers import torch_linear
+from rearm_jax.training.epoch import compile_steps
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.loop import CALL_SECONDS, compile_steps
+from rearm_jax.training.loop import CALL_SECONDS
 from rearm_jax.training.placement import place
 from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
 from rearm_jax.training.step import steps_per_epoch

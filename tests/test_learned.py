@@ -21,7 +21,7 @@ from rearm_jax.inference.new_items import extended_representations
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import ALONE
 from rearm_jax.recommender.contract import Batch
-from rearm_jax.training import loop
+from rearm_jax.training import epoch
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import place
@@ -140,9 +140,9 @@ def test_embeddings_start_as_published_or_as_wanted():
 def test_only_rearm_leaks_answers_under_reference(model, protocol, excluded, monkeypatch):
     experiment = experiment_of(model, protocol=protocol)
     asked = []
-    real = loop.make_sampler
-    monkeypatch.setattr(loop, "make_sampler", lambda data, protocol: asked.append(protocol) or real(data, protocol))
-    loop.compile_steps(place(experiment), {})
+    real = epoch.make_sampler
+    monkeypatch.setattr(epoch, "make_sampler", lambda data, protocol: asked.append(protocol) or real(data, protocol))
+    epoch.compile_steps(place(experiment), {})
     assert asked == [excluded]
 
 
@@ -198,7 +198,7 @@ def test_the_edges_of_an_epoch_depend_on_the_key_and_the_epoch_alone():
     """A run that stops inside of an epoch draws the same edges when it goes on: another process, another step."""
     placement = place(experiment_of("freedom", learning_rate=0.01))
     inputs = placement.inputs()
-    whole, again = (loop.compile_steps(placement, inputs) for _ in range(2))
+    whole, again = (epoch.compile_steps(placement, inputs) for _ in range(2))
     state, *_ = whole(placement.state(), 6)  # an epoch
     state, *_ = whole(state, 1)
     saved = jax.device_get(state)
@@ -251,7 +251,7 @@ def train_on(experiment: Experiment, count: int) -> dict[str, np.ndarray]:
     """Losses of three steps of an epoch and one of the next, parameters and metrics after them."""
     placement = place(experiment, jax.devices()[:count])
     inputs = placement.inputs()
-    run_steps, state, results = loop.compile_steps(placement, inputs), placement.state(), {}
+    run_steps, state, results = epoch.compile_steps(placement, inputs), placement.state(), {}
     for step in range(5):
         state, _, last = run_steps(state, 1)
         results |= {f"step {step} {name}": np.asarray(value) for name, value in last.items()}

@@ -212,7 +212,7 @@ def test_a_finished_run_says_so_and_can_be_trained_on(tmp_path, monkeypatch, log
     result, _ = train(lightgcn(num_epochs=2), str(tmp_path))
     files = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "steps_with_rates", refuse)
+        patch.setattr(loop, "compile_steps", refuse)
         patch.setattr(loop, "Evaluator", refuse)
         again, stopped_by = train(lightgcn(num_epochs=2), str(tmp_path))
     assert (again, stopped_by) == (result, None)

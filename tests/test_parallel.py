@@ -14,7 +14,7 @@ import pytest
 
 from rearm_jax.experiment import build_experiment, init_params
 from rearm_jax.parallel.rows import ALONE, Shard
-from rearm_jax.training import loop
+from rearm_jax.training import epoch
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import place
 from tests.conftest import tiny_config, with_devices
@@ -39,7 +39,7 @@ def train_and_save(folder: Path, case: str) -> None:
     )
     placement = place(build_experiment(config), jax.devices()[first:stop])
     inputs, state = placement.inputs(), placement.state()
-    run_steps = loop.compile_steps(placement, inputs)
+    run_steps = epoch.compile_steps(placement, inputs)
     results = {"devices": jax.device_count()}
     for step in range(NUM_STEPS):
         state, _, last = run_steps(state, 1)

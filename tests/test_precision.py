@@ -17,8 +17,8 @@ from rearm_jax.graphs.adjacency import make_adjacency, propagate
 from rearm_jax.parallel.rows import ALONE
 from rearm_jax.recommender.objectives import contrastive_share
 from rearm_jax.training import placement
+from rearm_jax.training.epoch import compile_steps
 from rearm_jax.training.evaluator import Evaluator
-from rearm_jax.training.loop import compile_steps
 from rearm_jax.training.sampling import make_sampler
 from rearm_jax.training.step import TrainState, draw_order
 from tests.conftest import tiny_config

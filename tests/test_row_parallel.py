@@ -24,7 +24,7 @@ from rearm_jax.graphs.adjacency import make_adjacency
 from rearm_jax.graphs.row_adjacency import shard_adjacency
 from rearm_jax.parallel.mesh import place_rows, replicate, row_parallel
 from rearm_jax.parallel.rows import RowCounts, is_table
-from rearm_jax.training import loop
+from rearm_jax.training import epoch, loop
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import Placement, place
@@ -73,7 +73,7 @@ def compiled(model: str, parallel: str, num_devices: int) -> tuple:
     """(run_steps, evaluate), compiled once for all runs of this process."""
     placement = placement_of(model, parallel, num_devices)
     inputs = placement.inputs()
-    return loop.compile_steps(placement, inputs), Evaluator(placement, inputs)
+    return epoch.compile_steps(placement, inputs), Evaluator(placement, inputs)
 
 
 def named_leaves(tree) -> dict[str, np.ndarray]:

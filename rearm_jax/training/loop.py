@@ -6,10 +6,8 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -17,7 +15,6 @@ from rearm_jax.errors import CheckpointError
 from rearm_jax.evaluation.scoring import dot_products
 from rearm_jax.evaluation.splits import scored_splits
 from rearm_jax.experiment import Experiment, abstract_params
-from rearm_jax.recommender.contract import Inputs
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.training.best_step import best_params, step_to_use
 from rearm_jax.training.check_finite import check_numbers, check_state
@@ -25,6 +22,7 @@ from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.disk import say_disk
 from rearm_jax.training.display import EpochDisplay
 from rearm_jax.training.distributed import agree, check_shared, first_only, is_first
+from rearm_jax.training.epoch import compile_steps
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.fit import evaluate_fitted, train_fitted
 from rearm_jax.training.interrupt import StopRequest, stop_on_signal
@@ -36,8 +34,7 @@ from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.run_path import run_path
-from rearm_jax.training.sampling import make_sampler, num_without_negative
-from rearm_jax.training.step import TrainState, draw_epoch, steps_per_epoch, steps_with_rates
+from rearm_jax.training.step import TrainState, steps_per_epoch
 from rearm_jax.training.warm_start import warm_state
 from rearm_jax.training.writer import RunWriter
 
@@ -167,38 +164,6 @@ def _start(placement: Placement, checkpoints: Checkpoints) -> tuple[TrainState, 
     progress.sizes = data_sizes(dataset)
     logging.info("resuming at step %d, after epoch %d", step, progress.epoch)
     return TrainState(params, **rest), progress
-
-
-def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
-    """The function that runs steps of an epoch in one device call, compiled at its first call.
-
-    Args:
-      placement: of an experiment.
-      inputs: of the model, as they lie on the devices.
-
-    Returns:
-      (state, number of steps) -> (state, sums of the metrics, metrics of the last step); the state is donated.
-    """
-    experiment = placement.experiment
-    config, num_interactions = experiment.config, len(experiment.dataset.train)
-    model, rates = experiment.split_rates()
-    sampler = make_sampler(experiment.dataset, config.protocol if model.leaking_negatives else "strict")
-    if not model.num_shared_negatives and (full := num_without_negative(sampler)):
-        logging.warning("%d train interactions have no possible negative and count in no loss", full)
-    sampler = placement.sampler(sampler)
-    run = placement.run(steps_with_rates, model, experiment.optimizer, config.batch_size, donate=True)
-    draw = placement.run(draw_epoch, model, num_interactions, config.batch_size)
-    # Kept for the epoch under way: sorting millions of numbers again for every call would take longer.
-    drawn_epoch, order, changed = -1, None, dict[str, Any]()
-
-    def run_steps(state: TrainState, num_steps: int) -> tuple[TrainState, dict, dict]:
-        nonlocal drawn_epoch, order, changed
-        epoch = int(state.step) // steps_per_epoch(num_interactions, config.batch_size)
-        if epoch != drawn_epoch:
-            drawn_epoch, (order, changed) = epoch, draw(state, inputs)
-        return run(state, {**inputs, **changed}, sampler, order, np.int32(num_steps), rates)
-
-    return run_steps
 
 
 def stopping_value(metrics: Mapping[str, float], config: ConfigDict) -> float:
