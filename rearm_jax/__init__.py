@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
-    from rearm_jax.api import default_config, evaluate, recommend, refit, train
+    from rearm_jax.api import default_config, evaluate, load, recommend, refit, train
     from rearm_jax.data.dataset import load_dataset
     from rearm_jax.models import register
     from rearm_jax.models.rearm import REARM
@@ -19,6 +19,7 @@ __all__ = [
     "Recommender",
     "default_config",
     "evaluate",
+    "load",
     "load_dataset",
     "recommend",
     "refit",
@@ -31,6 +32,7 @@ _HOMES = {
     "Recommender": "rearm_jax.recommender.contract",
     "default_config": "rearm_jax.api",
     "evaluate": "rearm_jax.api",
+    "load": "rearm_jax.api",
     "load_dataset": "rearm_jax.data.dataset",
     "recommend": "rearm_jax.api",
     "refit": "rearm_jax.api",

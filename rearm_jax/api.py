@@ -3,7 +3,8 @@
     config = default_config(root="data/mine", modalities=("image", "text"))
     result = train(config, "runs/mine")
     evaluate("runs/mine")
-    recommend("runs/mine", users=[3, 17], k=10)
+    model = load("runs/mine")
+    model.recommend(users=[3, 17], k=10)
 
 Errors that the caller can mend are RearmErrors (rearm_jax/errors.py). The log is absl's. `train` shows it; otherwise it
 says little until `absl.logging.set_verbosity(absl.logging.INFO)`.
@@ -18,10 +19,9 @@ from ml_collections import ConfigDict
 from rearm_jax.config import for_its_model, shown
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
-from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import check_options, given_users
-from rearm_jax.inference.recommend_files import as_objects
-from rearm_jax.inference.seen import check_seen, find_seen
+from rearm_jax.inference.model import TrainedModel
+from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
 from rearm_jax.training import refit as refits
@@ -124,6 +124,15 @@ def evaluate(workdir: str | os.PathLike) -> dict[str, float]:
 
 
 @without_x64()
+def load(workdir: str | os.PathLike) -> TrainedModel:
+    """Opens a run at its best checkpoint: a model to ask for lists, similar items, scores and vectors.
+
+    Raises:
+      CheckpointError, ConfigError, DataError: as `evaluate`.
+    """
+    return TrainedModel(load_trained(_folder(workdir)))
+
+
 def recommend(
     workdir: str | os.PathLike,
     users: Iterable[str | int] | None = None,
@@ -131,34 +140,18 @@ def recommend(
     unknown: str = "refuse",
     seen: str | os.PathLike = "all",
 ) -> list[dict[str, Any]]:
-    """The k best items of each user, without those that the user has already.
+    """`load(workdir).recommend(users, k, unknown, seen)`: the k best items of each user.
 
     Every call opens the run. For millions of users or new items take rearm_jax/inference/recommend.py, which streams.
 
-    Args:
-      workdir: run folder.
-      users: their ids outside (Dataset.labels); None: all.
-      k: places in a list.
-      unknown: what users get that the catalogue does not have: "refuse", an error; "popular", the items with the most
-        train interactions. Their lists come last.
-      seen: what users have already: the interactions of all splits ("all"), of train alone ("train"), nothing ("none"),
-        or beside all splits those of a table, the file of which is named here.
-
-    Returns:
-      {"user": id, "source": "model" or "popular", "items": [{"item": id, "name": ..., "score": ...}, ...]} for each
-      user, best item first; "name" where the catalogue has names.
-
     Raises:
-      CheckpointError, ConfigError: as `evaluate`; or k, `unknown` or `seen` is impossible.
-      DataError: as `evaluate`; or a user is unknown.
+      CheckpointError, ConfigError, DataError: as `load` and `TrainedModel.recommend`.
     """
-    folder, named = _folder(workdir), given_users(users)
-    check_options(k, unknown)
+    folder = _folder(workdir)
+    users = given_users(users)
+    check_options(k, unknown)  # before the run is opened, which takes longer
     check_seen(seen)
-    trained = load_trained(folder)
-    bought = find_seen(trained.experiment.dataset, seen)
-    items, blocks = lists.recommend(trained, named, k, unknown=unknown, seen=bought)
-    return [user for block in blocks for user in as_objects(items, block)]
+    return load(folder).recommend(users, k, unknown, seen)
 
 
 def _folder(workdir: Any) -> str:

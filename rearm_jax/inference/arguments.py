@@ -17,8 +17,12 @@ _SHOWN = 5  # ids in a message
 _MAX_INTEGER = 2**63 - 1
 
 
-def given_users(users: Any) -> list[Id] | None:
+def given_users(users: Any, name: str = "users") -> list[Id] | None:
     """The ids as a list; None stays None.
+
+    Args:
+      users: what was given.
+      name: of the argument.
 
     Raises:
       ConfigError: these are no ids, text or integers, in a list; says what may be meant.
@@ -27,19 +31,19 @@ def given_users(users: Any) -> list[Id] | None:
         return None
     rule = "must be a list of ids, text or integers"
     if isinstance(users, str):
-        raise ConfigError(f"users is the text {users!r}: give a list of ids, such as [{users!r}]")
+        raise ConfigError(f"{name} is the text {users!r}: give a list of ids, such as [{users!r}]")
     if _is_integer(users):
-        raise ConfigError(f"users = {shown(users)}: {rule}; did you mean users=[{shown(users)}]?")
+        raise ConfigError(f"{name} = {shown(users)}: {rule}; did you mean {name}=[{shown(users)}]?")
     if isinstance(users, (bytes, Mapping)) or not isinstance(users, Iterable):
-        raise ConfigError(f"users = {shown(users)}: {rule}")
+        raise ConfigError(f"{name} = {shown(users)}: {rule}")
     try:
         ids = list(users)
     except TypeError as error:  # an array without dimensions
-        raise ConfigError(f"users = {shown(users)}: {rule}") from error
+        raise ConfigError(f"{name} = {shown(users)}: {rule}") from error
     for place, one in enumerate(ids):
         is_id = isinstance(one, str) or (_is_integer(one) and abs(one) <= _MAX_INTEGER)
         if not is_id:
-            raise ConfigError(f"users[{place}] = {shown(one)}: must be text or an integer{_integer_meant(one)}")
+            raise ConfigError(f"{name}[{place}] = {shown(one)}: must be text or an integer{_integer_meant(one)}")
     return ids
 
 
