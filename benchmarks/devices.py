@@ -30,7 +30,6 @@ from rearm_jax.data.dataset import make_dataset
 from rearm_jax.experiment import Experiment, abstract_params, make_optimizer
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency, user_item_adjacency
 from rearm_jax.models.rearm import REARM
-from rearm_jax.parallel.mesh import row_parallel
 from rearm_jax.parallel.rows import is_table
 from rearm_jax.training.placement import RowPlacement, place
 from rearm_jax.training.sampling import make_sampler
@@ -73,8 +72,7 @@ def compile_step(placement: RowPlacement) -> tuple[jax.stages.Compiled, tuple]:
     order, num_steps = placement.whole((np.zeros(len(experiment.dataset.train), np.int32), np.int32(0)))
     args = (placement.like(), placement.inputs(), sampler, order, num_steps)
     steps = functools.partial(train_steps, experiment.model, experiment.tx, experiment.config.batch_size)
-    step = row_parallel(steps, placement.devices, placement.row_counts, args, donate=True)
-    return step.lower(*args).compile(), args
+    return placement.lower(steps, args, donate=True).compile(), args
 
 
 def count_traffic(program: str, num_devices: int) -> dict[str, float]:

@@ -45,6 +45,7 @@ EVERY_STAGE = [(model, stage) for model in MODELS for stage in STAGES_OF[model]]
 def placement_of(model: str, parallel: str, num_devices: int) -> Placement:
     own = {
         "rearm": {
+            "model__num_layers": 1,  # LightGCN has two
             "model__self_dropout": 0.3,
             "model__cross_dropout": 0.5,
             "loss__contrastive_weight": 0.02,
@@ -61,7 +62,6 @@ def placement_of(model: str, parallel: str, num_devices: int) -> Placement:
         data__synthetic__num_users=NUM_USERS,
         data__synthetic__num_items=NUM_ITEMS,
         model__name=model,
-        model__num_layers=2,
         loss__l2_weight=0.1,
         **own[model],
     )
