@@ -9,6 +9,8 @@ import pytest
 
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.experiment import Experiment, init_params, make_experiment
+from rearm_jax.inference.new_items import extended_representations
+from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import ALONE
 from rearm_jax.recommender.contract import Batch
 from rearm_jax.training.step import loss_share
@@ -102,3 +104,18 @@ def test_initial_parameters_are_the_published_ones():
     np.testing.assert_allclose(kernels.std(), np.sqrt(2 / (12 + 8)), rtol=0.2)
     trained = init_params(experiment_of(model__train_features=True))
     np.testing.assert_array_equal(trained["item_text_table"], experiment.dataset.features["text"])
+
+
+def test_a_new_item_has_its_own_features_and_the_embedding_of_its_neighbours():
+    experiment = experiment_of()
+    params = random_params(experiment)
+    rng = np.random.default_rng(0)
+    new = {name: rng.normal(size=(3, 6)).astype(np.float32) for name in experiment.dataset.features}
+    out = extended_representations(Trained("", 0, experiment, params), new)
+    np.testing.assert_allclose(out.items[:NUM_ITEMS], items_by_hand(experiment, params), atol=1e-5)
+    content = sum(new[name] @ params[f"{name}_projection"]["kernel"] for name in new) + params["features_bias"]
+    np.testing.assert_allclose(out.items[NUM_ITEMS:, 8:], content, atol=1e-5)
+    # A mean of others' embeddings: weights that are positive and sum to 1.
+    ids = np.asarray(params["item_id_table"])
+    assert np.all(out.items[NUM_ITEMS:, :8] <= ids.max(0))
+    assert np.all(out.items[NUM_ITEMS:, :8] >= ids.min(0))
