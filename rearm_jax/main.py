@@ -163,6 +163,8 @@ def _train() -> int:
     if _INIT_FROM.value or _INIT_OPTIMIZER.value:
         config.init_from, config.init_optimizer = _INIT_FROM.value or config.init_from, _INIT_OPTIMIZER.value
     workdir = _WORKDIR.value or f"runs/{_config_name()}"
+    if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(workdir):
+        raise ConfigError(f"--init_from names {workdir}, the run itself: name another --workdir")
     with RunLock(workdir) as lock:
         if not _OVERWRITE.value:
             check_run_folder(workdir, config)

@@ -358,6 +358,14 @@ def test_a_run_is_refitted(dispatch, trained, monkeypatch, caplog):
     assert "compiled the train step" in caplog.text
 
 
+def test_a_run_does_not_start_from_itself(dispatch, trained, monkeypatch):
+    folder, _ = trained
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="the run itself"):
+        dispatch("--config=tiny.py", "--init_from=runs/../runs/tiny", "--overwrite")
+    assert (folder / "runs/tiny/result.json").exists()
+
+
 def test_an_unknown_user_is_refused(dispatch, trained):
     folder, _ = trained
     out = folder / "unknown.jsonl"

@@ -5,6 +5,7 @@ who is gone is left out; everything else is taken over as it is.
 """
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -42,13 +43,14 @@ def warm_state(placement: Placement) -> TrainState:
     config, dataset = placement.experiment.config, placement.experiment.dataset
     if jax.process_count() > 1:
         raise ConfigError("init_from: a warm start is made by one process; train some steps in one, then go on in many")
-    other = _open(config.init_from, config.model.name)
+    workdir = os.path.expanduser(config.init_from)
+    other = _open(workdir, config.model.name)
     old, new = other.dataset.labels, dataset.labels
     matches = {"user": _same(old.user_ids, new.user_ids), "item": _same(old.item_ids, new.item_ids)}
-    _refuse_answers(config.init_from, other.dataset, dataset, matches)
+    _refuse_answers(workdir, other.dataset, dataset, matches)
     source, fresh = place(other), placement.state()
-    params, opt_state = _saved(config.init_from, source, with_optimizer=config.init_optimizer)
-    _refuse_others(config.init_from, params, fresh.params)
+    params, opt_state = _saved(workdir, source, with_optimizer=config.init_optimizer)
+    _refuse_others(workdir, params, fresh.params)
     for kind, size in (("user", other.dataset.num_users), ("item", other.dataset.num_items)):
         there, here = matches[kind]
         num_new = getattr(dataset, f"num_{kind}s") - len(here)
