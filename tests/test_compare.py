@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 
-import jax
 import numpy as np
 import polars as pl
 import pytest
@@ -225,8 +224,7 @@ def test_runs_share_programs_and_give_the_bits_of_a_run_alone(finished, tmp_path
 
     alone = Plan(spec, tmp_path / "alone")
     task = together.search("tiny", "bpr")[2]
-    jax.clear_caches()
-    placement._data_parallel.cache_clear()
+    placement.forget_programs()
     with RunLock(alone.folder(task)) as lock:
         working.run(alone, task, Datasets(alone), lock)
     assert alone.outcome(task)["valid"] == together.outcome(task)["valid"]

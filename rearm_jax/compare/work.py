@@ -27,19 +27,19 @@ from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.lists import split_lists
 from rearm_jax.training.lock import RunHeld, RunLock
 from rearm_jax.training.loop import train
+from rearm_jax.training.placement import forget_programs
 from rearm_jax.training.step import steps_per_epoch
 
 KEPT_METRICS = ("recall", "ndcg")  # of each user
-_POLL_SECONDS = 5  # while others hold all runs that are left
+_POLL_SECONDS = 5
 
 
-def work(plan: Plan, wait: bool = True, sleep: Callable[[float], object] = time.sleep) -> int | None:
+def work(plan: Plan, sleep: Callable[[float], object] = time.sleep) -> int | None:
     """Works until search and final runs have ended.
 
     Args:
       plan: what is to do.
-      wait: whether to wait for runs that others hold, which may make new ones possible.
-      sleep: waits for some seconds.
+      sleep: waits for some seconds, while others hold all runs that are left.
 
     Returns:
       None, or the number of the signal that asked to stop: what was under way is saved.
@@ -56,6 +56,8 @@ def work(plan: Plan, wait: bool = True, sleep: Callable[[float], object] = time.
         for task in tasks:
             try:
                 with claimed(plan, task) as lock:
+                    if last and last != (task.data, task.row):
+                        forget_programs()
                     stopped_by = lock and run(plan, task, datasets, lock)
             except RunHeld:
                 continue
@@ -64,8 +66,6 @@ def work(plan: Plan, wait: bool = True, sleep: Callable[[float], object] = time.
             last = task.data, task.row
             break
         else:
-            if not wait:
-                return None
             sleep(_POLL_SECONDS)
     return None
 

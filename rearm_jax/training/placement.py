@@ -194,6 +194,16 @@ class RowPlacement(Placement):
 _shared = functools.lru_cache(maxsize=64)
 
 
+def forget_programs() -> None:
+    """Frees all compiled programs of this process.
+
+    They hold memory mappings, of which Linux gives a process 65,530: one that trains many models in turn would crash.
+    """
+    _data_parallel.cache_clear()
+    _by_row.cache_clear()
+    jax.clear_caches()
+
+
 @_shared
 def _data_parallel(precision: str, fn: Callable, static: tuple, devices: tuple, donate: bool) -> Callable:
     return data_parallel(in_precision(precision, functools.partial(fn, *static)), devices, donate)
