@@ -25,7 +25,14 @@ def about(data=("baby", "office"), **changes):
     sizes = {"users": NUM_USERS, "items": 90, "train": 3000, "valid": 300, "test": 320}
     facts = {name: sizes | {"content_hash": f"c-{name}", "split_hash": f"s-{name}"} for name in data}
     command = "python -m rearm_jax.compare --spec configs/compare/made_up.py --workdir runs/made_up"
-    base = {"metric": "ndcg@20", "reference": "LightGCN", "rows": list(ROWS), "data": facts, "tries": TRIES}
+    base = {
+        "metric": "ndcg@20",
+        "split": "test",
+        "reference": "LightGCN",
+        "rows": list(ROWS),
+        "data": facts,
+        "tries": TRIES,
+    }
     base |= {"seeds": SEEDS, "command": command, "version": "0.1.0", "numerics": 1, "select_by": "recall@20"}
     return base | changes
 
@@ -42,10 +49,10 @@ def write(folder, **changes):
         for row in head["rows"]:
             runs += _runs(data, row, rng)
             for run in runs:
-                if run["data"] == data and run["row"] == row and run["test"]:
+                if run["data"] == data and run["row"] == row and run["metrics"]:
                     found = _users(ROWS[row][0], easy, has_positive, rng)
                     users[data][row, run["number"]] = found
-                    run["test"] = json.dumps({name: float(np.nanmean(values)) for name, values in found.items()})
+                    run["metrics"] = json.dumps({name: float(np.nanmean(values)) for name, values in found.items()})
     write_results(folder, head, runs, users)
     return users
 
@@ -58,7 +65,15 @@ def _users(mean, easy, has_positive, rng):
 
 def _runs(data, row, rng):
     mean, model, state = ROWS[row]
-    base = {"data": data, "row": row, "model": model, "status": "done", "settings": "{}", "test": None, "numerics": 1}
+    base = {
+        "data": data,
+        "row": row,
+        "model": model,
+        "status": "done",
+        "settings": "{}",
+        "metrics": None,
+        "numerics": 1,
+    }
     base |= {"closed_form": state == "closed", "parameters": {"closed": 8100, "external": None}.get(state, 123_456)}
     runs = []
     tries = {"external": 0, "searching": 3}.get(state, 1 if row == "MostPopular" else TRIES)
@@ -81,7 +96,7 @@ def _runs(data, row, rng):
         if state == "one failed" and number == 1:
             runs.append(run | {"status": "failed", "error": "killed"})
             continue
-        runs.append(run | {"test": "{}", "slices": json.dumps(_slices(mean, rng))})
+        runs.append(run | {"metrics": "{}", "slices": json.dumps(_slices(mean, rng))})
     if state in ("done", "one failed", "closed"):
         seconds = {"closed": 0.21, "done": 41.3, "one failed": 640.0}[state] * rng.uniform(0.6, 1.5)
         run = base | {"kind": "timing", "number": 0, "seed": 0, "peak_bytes": int(3e8 + seconds * 1e6)}

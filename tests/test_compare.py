@@ -80,9 +80,24 @@ def test_test_is_never_scored_while_settings_are_searched(finished):
     for folder in finished.workdir.glob("search/*/*/*"):
         assert not saved_config(folder).evaluation.test
         assert not [name for name in json.loads((folder / "result.json").read_text()) if name.startswith("test/")]
-        assert "test" not in json.loads((folder / OUTCOME_FILE).read_text())
+        assert "metrics" not in json.loads((folder / OUTCOME_FILE).read_text())
     for folder in finished.workdir.glob("final/*/*/*"):
         assert saved_config(folder).evaluation.test
+
+
+def test_what_is_developed_is_compared_on_validation(tmp_path):
+    rows = {"popular": Row("popular"), "ease": Row("ease")}
+    plan = Plan(spec_of(rows=rows, tries=1, split="valid"), tmp_path)
+    work(plan)
+    gather(plan, Datasets(plan), [])
+    write_outputs([tmp_path], tmp_path)
+    for folder in tmp_path.glob("final/*/*/*"):
+        result = json.loads((folder / "result.json").read_text())
+        assert not [name for name in result if name.startswith("test/")]
+        users = read_user_metrics(folder / "users.parquet")
+        np.testing.assert_allclose(np.nanmean(users["ndcg@10"], dtype=np.float64), result["valid/ndcg@10"], atol=1e-7)
+    assert "on validation; settings were" in (tmp_path / "table.md").read_text("utf-8")
+    assert " on test" not in (tmp_path / "table.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["evaluation.test", "seed", "evaluation.ks"])

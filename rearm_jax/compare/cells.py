@@ -31,7 +31,7 @@ def quality(table: Table, reference: str) -> Cells:
         numbers = [_or_dash(found and found.mean, show), _or_dash(found and found.sd, show), value, interval, p or DASH]
         means = [_or_dash(row.means.get(name), show) for name in others]
         rows.append([_name(row), _seeds(row), *numbers, _verdict(row, reference), *means])
-    return Cells(f"{table.data}: what is found on test", header, rows)
+    return Cells(f"{table.data}: what is found on {table.split}", header, rows)
 
 
 def cost(table: Table) -> Cells:
@@ -81,8 +81,8 @@ def notes(table: Table, summary: Summary) -> list[str]:
     said = []
     if compared:
         said.append(
-            f"Means over {table.scored_users:,} users with a test interaction. sd: over seeds. Differences are to "
-            f"{reference}; intervals, p and verdicts come from one bootstrap, over users and over the seeds of each "
+            f"Means over {table.scored_users:,} users with a {table.split} interaction. sd: over seeds. Differences "
+            f"are to {reference}; intervals, p and verdicts come from one bootstrap, over users and over the seeds of each "
             "model. p is adjusted for the rows of the table (Holm), the intervals are not: better and worse are those "
             f"with p < {LEVEL:g}, tie means that no difference was found."
         )

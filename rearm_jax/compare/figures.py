@@ -67,7 +67,7 @@ def time(tables: Sequence[Table]) -> Drawing | None:
         [table for table in tables if shown[table.data]],
         lambda table: partial(_time, table=table, rows=shown[table.data]),
         lambda table: (
-            f"Points on {table.data}: {title(table.metrics[0])} on test by seconds to the best validation. "
+            f"Points on {table.data}: {title(table.metrics[0])} on {table.split} by seconds to the best validation. "
             + " ".join(
                 f"{row.name}: {row.compared.mean:.4f} after {row.seconds_to_best:.3g} s."
                 for row in shown[table.data]
@@ -135,7 +135,9 @@ def _time(axes: Any, table: Table, rows: Sequence[Row]) -> None:
         colour, marker = colour_and(MARKERS, table.rows.index(row))
         axes.plot(row.seconds_to_best, row.compared.mean, marker, color=colour, markersize=7, label=_short(row.name))
     axes.set(
-        title=_short(table.data), xlabel="seconds to the best validation", ylabel=f"{title(table.metrics[0])} on test"
+        title=_short(table.data),
+        xlabel="seconds to the best validation",
+        ylabel=f"{title(table.metrics[0])} on {table.split}",
     )
     axes.set_xscale("log")
     plain_ticks(axes.xaxis, "{:g}".format)

@@ -89,10 +89,11 @@ def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None
                     users[name][row, task.number] = read_user_metrics(plan.folder(task) / USERS_FILE)
         for lists in external:
             if lists.data == name:
-                run, users[name][lists.row, 0] = _external(lists, datasets, spec.ks)
+                run, users[name][lists.row, 0] = _external(lists, datasets, spec.ks, spec.split)
                 runs.append(run)
     about = {
         "metric": spec.metric,
+        "split": spec.split,
         "select_by": spec.select_by,
         "reference": spec.reference,
         "rows": [*spec.rows, *dict.fromkeys(lists.row for lists in external)],
@@ -142,22 +143,24 @@ def _run(plan: Plan, task: Task, outcome: Mapping[str, Any]) -> dict[str, Any]:
     }
     run |= {name: outcome.get(name) for name in _COLUMNS}
     if task.kind == "final" and outcome["status"] == "done":
-        run |= {name: json.dumps(outcome[name]) for name in ("test", "slices")}
+        run |= {name: json.dumps(outcome[name]) for name in ("metrics", "slices")}
     return run
 
 
-def _external(lists: External, datasets: Datasets, ks: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _external(
+    lists: External, datasets: Datasets, ks: tuple[int, ...], split: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The run of lists that came from outside, and its metrics of users."""
     dataset = datasets(lists.data)
-    found = read_external(lists.path, dataset, max(ks))
+    found = read_external(lists.path, dataset, max(ks), split)
     for note in found.notes:
         logging.warning("%s", note)
-    positives = group_by_user(dataset.test, dataset.num_users)
+    positives = group_by_user(getattr(dataset, split), dataset.num_users)
     metrics = user_metrics(found.top_items, found.users, positives, ks)
     metrics = {name: values for name, values in metrics.items() if name.split("@")[0] in KEPT_METRICS}
     slices = {
         "by_history": by_history(metrics, dataset),
-        "by_popularity": found_by_popularity(dataset, "test", found.users, found.top_items),
+        "by_popularity": found_by_popularity(dataset, split, found.users, found.top_items),
         "lists": {
             name: value for k in ks for name, value in list_measures(found.top_items, found.users, dataset, k).items()
         },
@@ -170,7 +173,7 @@ def _external(lists: External, datasets: Datasets, ks: tuple[int, ...]) -> tuple
         "number": 0,
         "settings": "{}",
         "status": "done",
-        "test": json.dumps(split_metrics(found.top_items, found.users, positives, ks)),
+        "metrics": json.dumps(split_metrics(found.top_items, found.users, positives, ks)),
         "slices": json.dumps(slices),
         "closed_form": False,
         "numerics": NUMERICS,

@@ -62,7 +62,7 @@ class Plan:
 
     def config(self, task: Task) -> ConfigDict:
         """The run's config."""
-        test = task.kind != "search"
+        test = task.kind != "search" and self.spec.split == "test"
         return self.spec.config(task.data, task.row, task.tried, task.seed, test, task.num_epochs)
 
     def outcome(self, task: Task) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rearm_jax.compare import cells, figures
 from rearm_jax.compare.cells import DASH, Cells
-from rearm_jax.compare.summary import Row, Summary, Table
+from rearm_jax.compare.summary import SPLITS, Row, Summary, Table
 from rearm_jax.compare.tables import PAIRS, made_with
 from rearm_jax.files import whole_file
 from rearm_jax.inference.extras import import_extra
@@ -48,6 +48,7 @@ def page(summary: Summary) -> str:
         facts=[intro, *(f"{table.data}: {cells.facts(table)}." for table in tables)],
         findings=[_findings(table, reference) for table in tables],
         reference=reference,
+        split=SPLITS[about["split"]],
         metric=metric,
         select_by=select_by,
         tables=[(t.data, cells.quality(t, reference), cells.cost(t), cells.notes(t, summary)) for t in tables],

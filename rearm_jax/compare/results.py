@@ -36,7 +36,7 @@ RUN = {
     "status": pl.String,  # one of STATUSES
     "error": pl.String,
     "valid": pl.Float64,  # the validation metric that chose
-    "test": pl.String,  # JSON, {"recall@20": ...}; of final and external alone
+    "metrics": pl.String,  # JSON, {"recall@20": ...}, on the split that is compared; of final and external alone
     "slices": pl.String,  # JSON, {"by_history", "by_popularity", "lists"}
     "epochs": pl.Int64,
     "best_epoch": pl.Int64,
@@ -50,8 +50,8 @@ RUN = {
 }
 KINDS = ("search", "final", "timing", "external")
 STATUSES = ("done", "failed", "pruned")
-SCORED = ("final", "external")  # kinds of runs that are scored on test
-_SAME = ("metric", "numerics", "select_by")  # what folders that are joined must agree about
+SCORED = ("final", "external")  # kinds of runs that are compared
+_SAME = ("metric", "split", "numerics", "select_by")  # what folders that are joined must agree about
 _ANEW = "give the comparison's command again, which makes it anew"
 
 
@@ -60,8 +60,8 @@ class Results:
     """Of one or several workdirs.
 
     Attributes:
-        about: "metric", "reference", "select_by", "numerics", "rows" (in order), "data" (name -> sizes and hashes), and
-            "sources", a dict a workdir: its "folder", "rows", "data" (names), "tries", "seeds", "command", "version".
+        about: "metric", "split", "reference", "select_by", "numerics", "rows" (in order), "data" (name -> sizes and
+            hashes), and "sources", a dict a workdir: its "folder", "rows", "data" (names), "tries", "seeds", "command", "version".
         runs: a row a run, columns RUN.
         users: data set -> row -> metric -> float32 (seeds, users with a positive); of the rows that have a final run.
     """
@@ -81,8 +81,8 @@ def write_results(
 
     Args:
         folder: the workdir, which may hold other things.
-        about: becomes compare.json: "metric", "reference", "rows", "data", "tries", "seeds", "command", "version",
-            "numerics", "select_by".
+        about: becomes compare.json: "metric", "split" ("test" or "valid"), "reference", "rows", "data", "tries",
+            "seeds", "command", "version", "numerics", "select_by".
         runs: a dict a run, its keys those of RUN; what is left out is null.
         users: data set -> (row, number) -> metric -> float (num_users,), NaN without a positive: what `user_metrics`
             gives, of each final run that is done.
@@ -213,7 +213,7 @@ def _read_users(path: Path, num_users: int, numbers: Mapping[str, Sequence[int]]
         if not np.array_equal(np.isnan(values), without):
             raise DataError(f"{path}: {name} is not of the same users as {next(iter(table))}; {_ANEW}")
     if num_users - without.sum() < 2:
-        raise DataError(f"{path}: fewer than two users have a positive; a comparison needs more test interactions")
+        raise DataError(f"{path}: fewer than two users have a positive; a comparison needs more interactions to find")
     columns: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for name, values in table.items():
         row, text, metric = name.rsplit("/", 2)

@@ -63,7 +63,8 @@ class Spec:
         tries: settings tried for each data set and row, the defaults first.
         seeds: final runs of the best of them.
         ks: two cut-offs.
-        metric: by which rows are compared on test.
+        metric: by which rows are compared.
+        split: on which they are: "test", or while something is developed "valid": then test is never scored.
         select_by: by which epochs and settings are chosen on validation.
         prune: None, or the rule by which unpromising settings end early.
         timing: whether a last run of each row is made alone on the machine, for its times and memory.
@@ -76,6 +77,7 @@ class Spec:
     seeds: int
     ks: tuple[int, int] = (10, 20)
     metric: str = "ndcg@20"
+    split: str = "test"
     select_by: str = "recall@20"
     prune: Prune | None = None
     timing: bool = True
@@ -93,6 +95,8 @@ class Spec:
             raise ConfigError(f"reference = {self.reference!r}: must be one of the rows, {', '.join(self.rows)}")
         if self.tries < 1 or self.seeds < 1:
             raise ConfigError(f"tries = {self.tries}, seeds = {self.seeds}: both must be at least 1")
+        if self.split not in ("test", "valid"):
+            raise ConfigError(f"split = {self.split!r}: must be 'test' or 'valid'")
         for data in self.data:
             for row in self.rows:
                 for tried in self.settings_tried(data, row):

@@ -15,6 +15,9 @@ from rearm_jax.evaluation.significance import Row as Compared
 LEVEL = 0.05  # of what is called better or worse: the chance of any false one in a table
 
 
+SPLITS = {"test": "test", "valid": "validation"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A row on one data set; what no run has told yet is None, or empty.
@@ -78,7 +81,8 @@ class Table:
     Attributes:
         data: its name.
         facts: its sizes and hashes.
-        scored_users: users with a test positive; 0 before the first final run.
+        split: what it is compared on, for people: "test" or "validation".
+        scored_users: users with a positive there; 0 before the first final run.
         metrics: all that there are, the one that the rows are compared by first.
         rows: in the order of the comparison.
         pairs: of all rows with a final run.
@@ -86,6 +90,7 @@ class Table:
 
     data: str
     facts: Mapping[str, Any]
+    split: str
     scored_users: int
     metrics: Sequence[str]
     rows: Sequence[Row]
@@ -134,6 +139,7 @@ def _table(results: Results, data: str, num_resamples: int) -> Table:
     return Table(
         data=data,
         facts=about["data"][data],
+        split=SPLITS[about["split"]],
         scored_users=next((values.shape[1] for values in runs.values()), 0),
         metrics=[metric, *sorted(names - {metric}, key=lambda name: _nearness(name, metric))],
         rows=sorted(rows, key=lambda row: about["rows"].index(row.name)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rearm_jax.compare import cells
 from rearm_jax.compare.cells import DAGGER, DASH, MINUS, Cells
-from rearm_jax.compare.summary import Summary
+from rearm_jax.compare.summary import SPLITS, Summary
 from rearm_jax.files import whole_file
 
 _TEX = {
@@ -87,8 +87,8 @@ def made_with(summary: Summary) -> list[str]:
     about = summary.about
     metric, select_by = cells.title(about["metric"]), cells.title(about["select_by"])
     lines = [
-        f"Compared by {metric} on test; settings were chosen by {select_by} on validation. The reference is "
-        f"{about['reference']}."
+        f"Compared by {metric} on {SPLITS[about['split']]}; settings were chosen by {select_by} on validation. The "
+        f"reference is {about['reference']}."
     ]
     for source in about["sources"]:
         lines.append(f"{source['command']}")

@@ -19,6 +19,7 @@ from rearm_jax.compare.plan import USERS_FILE, Plan, Task
 from rearm_jax.config import check_against_data
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError, NonFiniteError
+from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.slices import by_history, list_measures
 from rearm_jax.evaluation.user_metrics import user_metrics, write_user_metrics
 from rearm_jax.experiment import Experiment, load_data, make_experiment
@@ -121,7 +122,7 @@ def run(plan: Plan, task: Task, datasets: Datasets, lock: RunLock) -> int | None
         return None
     outcome = {"status": "done", **described(experiment, result)}
     if task.kind != "search":
-        outcome |= scored(experiment, folder, result)
+        outcome |= scored(experiment, folder, result, plan.spec.split)
     if task.kind == "timing":
         outcome |= timed(experiment, result)
     else:
@@ -145,25 +146,27 @@ def described(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def scored(experiment: Experiment, folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What an outcome has of a run that scored test; writes the metrics of users beside it."""
+def scored(experiment: Experiment, folder: Path, result: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """What an outcome has of a run that is compared; writes the metrics of users beside it."""
     config, dataset = experiment.config, experiment.dataset
     ks = tuple(config.evaluation.ks)
-    lists, users, positives = split_lists(experiment, str(folder), "test")
+    lists, users, positives = split_lists(experiment, str(folder), split)
     metrics = user_metrics(lists, users, positives, ks)
     metrics = {name: metrics[name] for name in metrics if name.split("@")[0] in KEPT_METRICS}
     for name, values in metrics.items():
-        if not np.isclose(np.nanmean(values), result[f"test/{name}"], atol=1e-6):
-            raise AssertionError(f"{folder}: test/{name} is {result[f'test/{name}']}, and its users' mean is another")
+        if not np.isclose(np.nanmean(values), result[f"{split}/{name}"], atol=1e-6):
+            raise AssertionError(
+                f"{folder}: {split}/{name} is {result[f'{split}/{name}']}, and its users' mean is another"
+            )
     with whole_file(folder / USERS_FILE) as temporary:
         write_user_metrics(temporary, metrics)
     slices = {
         "by_history": by_history(metrics, dataset),
-        "by_popularity": result["test_by_popularity"],
+        "by_popularity": found_by_popularity(dataset, split, users, lists[..., : max(ks)]),
         "lists": {name: value for k in ks for name, value in list_measures(lists, users, dataset, k).items()},
     }
-    test = {name.removeprefix("test/"): value for name, value in result.items() if name.startswith("test/")}
-    return {"test": test, "slices": slices}
+    named = {name.partition("/")[2]: value for name, value in result.items() if name.startswith(f"{split}/")}
+    return {"metrics": named, "slices": slices}
 
 
 def timed(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, Any]:
