@@ -61,7 +61,8 @@ class Results:
 
     Attributes:
         about: "metric", "split", "reference", "select_by", "numerics", "rows" (in order), "data" (name -> sizes and
-            hashes), and "sources", a dict a workdir: its "folder", "rows", "data" (names), "tries", "seeds", "command", "version".
+            hashes), and "sources", a dict a workdir: its "folder", "rows", "data" (names), "tries", "seeds", "command",
+            "version".
         runs: a row a run, columns RUN.
         users: data set -> row -> metric -> float32 (seeds, users with a positive); of the rows that have a final run.
     """
