@@ -83,8 +83,8 @@ def notes(table: Table, summary: Summary) -> list[str]:
         said.append(
             f"Means over {table.scored_users:,} users with a {table.split} interaction. sd: over seeds. Differences "
             f"are to {reference}; intervals, p and verdicts come from one bootstrap, over users and over the seeds of "
-            "each model. p is adjusted for the rows of the table (Holm), the intervals are not: better and worse are those "
-            f"with p < {LEVEL:g}, tie means that no difference was found."
+            "each model. p is adjusted for the rows of the table (Holm), the intervals are not: better and worse are "
+            f"those with p < {LEVEL:g}, tie means that no difference was found."
         )
     if reference not in compared:
         said.append(f"{reference}, the reference, has no final run yet: there are no differences of {metric}.")
