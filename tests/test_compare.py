@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -28,6 +30,7 @@ from rearm_jax.training.lock import RunLock
 from rearm_jax.training.run_folder import saved_config
 from tests.conftest import tiny_config
 
+ROOT = Path(__file__).parent.parent
 SPACE = {"learning_rate": LogUniform(1e-3, 1e-1), "loss.l2_weight": LogUniform(1e-3, 1e-1)}
 SMALL = {"model.embedding_dim": 8, "model.init_scale": 0.1}
 TIMES = ("seconds", "seconds_to_best", "seconds_per_epoch", "peak_bytes")
@@ -313,6 +316,17 @@ def test_a_wrong_spec_is_explained(tmp_path, text, message):
     file = tmp_path / "spec.py"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        load_spec(file)
+
+
+def test_the_specs_that_are_shown_are_possible():
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/compare.md").read_text("utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(compile(block, "docs/compare.md", "exec"), names)
+    names["get_spec"]().check()
+    files = [file for file in ROOT.glob("configs/compare/*.py") if file.name != "__init__.py"]
+    assert files
+    for file in files:
         load_spec(file)
 
 

@@ -89,8 +89,8 @@ class Spec:
           ConfigError: names it.
         """
         for name in [*self.data, *self.rows]:
-            if not re.fullmatch(r"[\w(+][\w .+()-]*", name):
-                raise ConfigError(f"{name!r}: names are those of folders, too: letters, digits, blanks and _.+-()")
+            if not re.fullmatch(r"[\w(+][\w .,+()-]*", name):
+                raise ConfigError(f"{name!r}: names are those of folders, too: letters, digits, blanks and _.,+-()")
         if not self.data or self.reference not in self.rows:
             raise ConfigError(f"reference = {self.reference!r}: must be one of the rows, {', '.join(self.rows)}")
         if self.tries < 1 or self.seeds < 1:
