@@ -165,9 +165,10 @@ BAD = {
     "loss.ranking": ("", "BPR", "hinge", None, 1),
     "loss.similarity": ("", "Dot", "euclid", None, 1),
     "matmul_precision": ("", "HIGHEST", "float32", None, 1),
-    **dict.fromkeys(("data.download", "evaluation.test"), (0, 1, "true", None)),
+    **dict.fromkeys(("data.download", "evaluation.test", "init_optimizer"), (0, 1, "true", None)),
+    "data.train_on": ("", "All", "valid", None, True),
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
-    **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False)),
+    **dict.fromkeys(("data.root", "graph.cache_dir", "init_from"), (0, None, ("a",), False)),
     **dict.fromkeys(
         ("protocol", "schedule.name", "compute_dtype", "parallel"), ("", "Strict", "float64", None, 0, ("strict",))
     ),
