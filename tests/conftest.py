@@ -10,6 +10,8 @@ from importlib.metadata import version
 import pytest
 from ml_collections import ConfigDict
 
+_NO_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+
 
 def pytest_configure(config):
     # A shell that starts a command behind its back (&, nohup) has it ignore Ctrl-C, and so would all that tests start.
@@ -23,12 +25,18 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # On data of 60 users, optimising a program takes longer than all its runs. .ci/run and `python -m tests.faults` try
-    # exact numbers with programs as users have them, too; the fixture `optimised` is for tests that run long.
+    # exact numbers with programs as users have them, too; `as_users_have_them` is for tests that run long.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     # The emitters of fusions take two thirds of what is left; later releases do not know the flag, and end.
-    flag, flags = "--xla_cpu_use_fusion_emitters=false", os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "")
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] = flags if flag in flags else f"{flags} {flag}"
+        os.environ["XLA_FLAGS"] = flags if _NO_EMITTERS in flags else f"{flags} {_NO_EMITTERS}"
+
+
+def as_users_have_them() -> dict[str, str]:
+    """The environment of a process whose programs are optimised."""
+    flags = os.environ.get("XLA_FLAGS", "").replace(_NO_EMITTERS, "").strip()
+    return os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 def with_devices(count: int) -> dict[str, str]:
@@ -44,18 +52,6 @@ def _forget_compiled_programs():
     import jax
 
     jax.clear_caches()
-
-
-@pytest.fixture(scope="module")
-def optimised():
-    """Programs as users have them, in subprocesses, too: for tests that run theirs long."""
-    import jax
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-        jax.config.update("jax_disable_most_optimizations", False)
-        yield
-    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 @pytest.fixture
