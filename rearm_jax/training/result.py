@@ -14,7 +14,8 @@ from rearm_jax.training.run_folder import read_refit
 from rearm_jax.training.writer import versions
 
 # Raised with every change that gives a CPU run other numbers; runs of two versions are not compared with each other.
-# 1: the first version. 2: a softmax's similarities are multiplied by the inverse temperature.
+# 1: the first version. 2: a softmax's similarities are multiplied by the inverse temperature, and REARM's attentions
+# share a loop: by rounding.
 NUMERICS = 2
 
 
