@@ -16,13 +16,13 @@ import pytest
 from rearm_jax.compare import Prune, Row, Spec
 from rearm_jax.compare import __main__ as command
 from rearm_jax.compare import work as working
-from rearm_jax.compare.gather import gather, parse_external, write_outputs
+from rearm_jax.compare.gather import check_external, gather, parse_external, write_outputs
 from rearm_jax.compare.plan import OUTCOME_FILE, Plan
 from rearm_jax.compare.processes import in_processes
 from rearm_jax.compare.results import read_results
 from rearm_jax.compare.spec import load_spec
 from rearm_jax.compare.work import Datasets, work
-from rearm_jax.errors import CheckpointError, ConfigError
+from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.evaluation.user_metrics import read_user_metrics
 from rearm_jax.recommender.search_space import Choice, LogUniform
 from rearm_jax.training import placement, step
@@ -103,10 +103,67 @@ def test_what_is_developed_is_compared_on_validation(tmp_path):
     assert " on test" not in (tmp_path / "table.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["evaluation.test", "seed", "evaluation.ks"])
+@pytest.mark.parametrize("name", ["evaluation.test", "seed", "evaluation.ks", "data.train_on", "data.synthetic.seed"])
 def test_no_spec_can_ask_for_what_the_comparison_sets(name):
-    with pytest.raises(ConfigError, match=f"row bpr: {name} is set by the comparison"):
-        spec_of(rows={"bpr": Row("bpr", {name: True})}, reference="bpr").check()
+    for row in (Row("bpr", {name: True}), Row("bpr", space={name: Choice((1, 2))})):
+        with pytest.raises(ConfigError, match=f"row bpr: {name} is set by the comparison"):
+            spec_of(rows={"bpr": row}, reference="bpr").check()
+
+
+def test_rows_of_other_budgets_or_data_do_not_join(finished, tmp_path):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    plan = Plan(finished.spec, tmp_path)
+    plan.begin(Datasets(plan))
+    for changes, message in [
+        ({"data": {"tiny": tiny_config(num_epochs=6)}}, "tiny: num_epochs was 2 when its runs were made, and is 6 now"),
+        ({"data": {"tiny": tiny_config(num_epochs=2, patience=1)}}, "tiny: patience was 1000"),
+        ({"prune": Prune(1, 0.5)}, r"prune was None when its runs were made, and is \[1, 0.5\] now"),
+        ({"split": "valid"}, "split was test"),
+    ]:
+        other = Plan(spec_of(**changes), tmp_path)
+        with pytest.raises(ConfigError, match=message):
+            other.begin(Datasets(other))
+    other_data = Datasets(Plan(spec_of(data={"tiny": tiny_config(num_epochs=2, data__synthetic__seed=5)}), tmp_path))
+    with pytest.raises(ConfigError, match="tiny: content_hash was"):
+        plan.begin(other_data)
+
+
+def test_data_on_which_nothing_can_be_compared_are_refused_before_any_run(finished, tmp_path):
+    dataset = Datasets(finished)("tiny")
+    plan = Plan(finished.spec, tmp_path / "w")
+    for split in ("valid", "test"):
+        for rows in (0, 1):
+            with pytest.raises(DataError, match=f"data set tiny: fewer than two users have a {split} interaction"):
+                plan.begin(lambda name: dataclasses.replace(dataset, **{split: dataset.test[:rows]}))  # noqa: B023
+    with pytest.raises(ConfigError, match="data set tiny has 40 items"):
+        Plan(spec_of(ks=(10, 41)), tmp_path / "w").begin(lambda name: dataset)
+    assert not (tmp_path / "w").exists()
+
+
+DAMAGED = ("[]", "{", "null", '{"status": "done"}', '{"status": "done", "valid": "1"}', '{"valid": 1}')
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_outcome_is_named(finished, tmp_path, text):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    file = next(tmp_path.glob(f"search/*/bpr/*/{OUTCOME_FILE}"))
+    file.write_text(text)
+    with pytest.raises(DataError, match="the run is made anew"):
+        work(Plan(finished.spec, tmp_path))
+
+
+def test_metrics_of_users_that_are_not_those_of_the_run_are_refused(finished, tmp_path):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    plan = Plan(finished.spec, tmp_path)
+    file = next(tmp_path.glob("final/*/bpr/*/users.parquet"))
+    pl.read_parquet(file).reverse().write_parquet(file)
+    with pytest.raises(DataError, match="not what the run wrote"):
+        gather(plan, Datasets(plan), [])
+
+
+def test_only_final_runs_keep_checkpoints(finished, tmp_path):
+    assert not list(finished.workdir.glob("search/*/*/*/checkpoints"))
+    assert len(list(finished.workdir.glob("final/*/*/*/checkpoints"))) == 4
 
 
 def test_metrics_of_users_are_those_of_the_run(finished):
@@ -173,7 +230,7 @@ def test_settings_and_seeds_can_be_added_later(finished, tmp_path):
     shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
     before = outcomes(finished)
     plan = Plan(dataclasses.replace(finished.spec, tries=4, seeds=3), tmp_path)
-    plan.check_folders()
+    plan.begin(Datasets(plan))
     work(plan)
     after = outcomes(plan)
     assert {name: after[name] for name in before} == before
@@ -186,7 +243,7 @@ def test_a_workdir_of_another_spec_or_numerics_is_refused(finished, tmp_path):
     other = dataclasses.replace(finished.spec, rows={**finished.spec.rows, "ease": Row("ease", {"model.l2": 3.0})})
     other.check()
     with pytest.raises(CheckpointError, match="holds a run with other settings"):
-        Plan(other, finished.workdir).check_folders()
+        Plan(other, finished.workdir).begin(Datasets(finished))
     shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
     file = next(tmp_path.glob(f"search/*/ease/*/{OUTCOME_FILE}"))
     file.write_text(json.dumps(json.loads(file.read_text()) | {"numerics": 1}))
@@ -222,6 +279,7 @@ def test_pruning_keeps_the_best_share(tmp_path):
     assert sorted(name for name in found if found[name]["status"] == "done") == sorted(going_on)
     assert all(found[name]["epochs"] == 2 for name in going_on)
     assert [found[name]["status"] for name in found if name not in going_on] == ["pruned"] * 2
+    assert not list(tmp_path.glob("search/*/*/*/checkpoints"))
 
 
 def test_runs_share_programs_and_give_the_bits_of_a_run_alone(finished, tmp_path, monkeypatch):
@@ -280,10 +338,12 @@ def test_gathered_results_make_tables_with_lists_from_outside(finished, tmp_path
         assert "others" in (tmp_path / name).read_text("utf-8")
 
 
-@pytest.mark.parametrize("word", ["x", "=f", "x=", "x@nowhere=f", "ease=f"])
+@pytest.mark.parametrize("word", ["x", "=f", "x=", "x@nowhere=f", "ease=f", "again=f"])
 def test_a_wrong_external_is_refused(finished, word):
     with pytest.raises(ConfigError, match="--external"):
-        parse_external(finished, [word])
+        parse_external(finished, ["again=f", word])
+    with pytest.raises(DataError, match=r"missing\.parquet"):  # before any run
+        check_external(finished, Datasets(finished), parse_external(finished, ["x=missing.parquet"]))
 
 
 SPEC_FILE = """
@@ -310,12 +370,22 @@ def get_spec():
         (SPEC_FILE % ('"a": Row("ease", {"loss.l2_weight": 1.0})', "a"), "row a on d: loss.l2_weight"),
         (SPEC_FILE % ('"a": Row("bpr", {"learning_rate": -1.0})', "a"), "row a on d: learning_rate = -1.0"),
         (SPEC_FILE % ('"a": Row("bpr", {"residual.model": "bpr"})', "a"), "residual.model = 'bpr'"),
+        (SPEC_FILE % ('"a": Row("ease", {"model.name": "bpr"})', "a"), "which model it is, is said by Row(model)"),
+        (SPEC_FILE % ('"a": Row("ease"), "A": Row("ease")', "a"), "names must differ by more than capitals"),
+        (SPEC_FILE % ('"a": "ease"', "a"), "rows['a'] = 'ease': must be a name and a Row"),
+        (SPEC_FILE % ('"a": Row("ease", space=[])', "a"), "must be a name and a Row"),
+        (SPEC_FILE % ('"a": Row("ease", space={"model.l2": (1, 2)})', "a"), "Uniform, LogUniform or Choice"),
+        ((SPEC_FILE % ('"a": Row("ease")', "a")).replace("tries=1", "tries='1'"), "tries = '1'"),
+        ((SPEC_FILE % ('"a": Row("ease")', "a")).replace("tries=1", "tries=1, metric='ndcg'"), "metric = 'ndcg'"),
+        ((SPEC_FILE % ('"a": Row("ease")', "a")).replace('{"d": config}', '{"a+b": config}'), "data set 'a+b'"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("def get_spec(): return {}['x']", "KeyError: 'x'"),
     ],
 )
 def test_a_wrong_spec_is_explained(tmp_path, text, message):
     file = tmp_path / "spec.py"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         load_spec(file)
 
 
@@ -349,8 +419,8 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path, capsys, monkey
     monkeypatch.setattr(command, "load_spec", lambda path: spec_of())
     assert command.main(["--spec", "-", "--workdir", str(tmp_path / "w"), "--dry_run", "--workers", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "tiny, bpr: 3 + 2;" in printed
-    assert "tiny, ease: 3 + 1;" in printed
+    assert "tiny, bpr: 3 + 2 + 0;" in printed
+    assert "tiny, ease: 3 + 1 + 0;" in printed
     assert not (tmp_path / "w").exists()
 
 

@@ -96,6 +96,7 @@ def test_a_job_learns_of_lists_that_are_worse_than_its_bounds(tmp_path, monkeypa
     assert code("--min_coverage=0.7") == 3
     assert code("--min_overlap=0.5", f"--before={lists}") == 0
     assert code("--min_overlap=0.5") == 1
+    assert code("--min_recall=nan") == 1
 
 
 def test_files_that_will_not_do(tmp_path):

@@ -84,7 +84,10 @@ def test_a_fitted_model_answers_by_its_item_weights(runs, dataset):
         (lambda model: model.similar_items([]), ConfigError, "no items are named"),
         (lambda model: model.similar_items(3), ConfigError, r"items = 3: .* did you mean items=\[3\]"),
         (lambda model: model.score([(0, 0), (60, 1)]), DataError, "1 of 2 users are not in the catalogue: 60"),
-        (lambda model: model.score(["ab"]), ConfigError, "list of"),
+        (lambda model: model.score([(1, 2), 3]), ConfigError, "must be a list of"),
+        (lambda model: model.score(3), ConfigError, "pairs = 3: must be a list of"),
+        (lambda model: model.score([None]), ConfigError, "must be a list of"),
+        (lambda model: model.score("ab"), ConfigError, "pairs = 'ab': must be a list of"),
         (lambda model: model.recommend(users=3), ConfigError, r"did you mean users=\[3\]"),
     ],
 )

@@ -3,31 +3,45 @@
 python -m rearm_jax.compare --spec configs/compare/demo.py --workdir runs/compare-demo
 """
 
+import contextlib
 import gc
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 from absl import logging
 
 from rearm_jax.compare.estimate import estimate
-from rearm_jax.compare.gather import External, gather, parse_external, write_outputs
+from rearm_jax.compare.gather import External, check_external, gather, parse_external, write_outputs
 from rearm_jax.compare.plan import Plan
 from rearm_jax.compare.processes import in_processes
 from rearm_jax.compare.report import check_report
 from rearm_jax.compare.spec import load_spec
 from rearm_jax.compare.work import Datasets, claimed, run, work
 from rearm_jax.data.options import compare_parser
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.program import DONE, INTERRUPTED, run_program
 from rearm_jax.training.interrupt import quit_on_interrupt
+from rearm_jax.training.lock import RunHeld, RunLock
 from rearm_jax.training.precision import without_x64
+from rearm_jax.training.run_folder import clear_run_folder
+
+_POLL_SECONDS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return run_program(lambda: _run(argv))
+    return run_program(lambda: _explained(argv))
+
+
+def _explained(argv: Sequence[str] | None) -> int:
+    try:
+        return _run(argv)
+    except OSError as error:
+        raise CheckpointError(f"{error}: see that the disk has room and the folders can be written") from error
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -42,22 +56,38 @@ def _run(argv: Sequence[str] | None) -> int:
         raise ConfigError("--mode=run: needs --spec and one --workdir, and no --out")
     if arguments.workers < 1:
         raise ConfigError(f"--workers={arguments.workers}: must be at least 1")
+    if not arguments.workdir[0] or "://" in arguments.workdir[0]:
+        raise ConfigError(f"--workdir={arguments.workdir[0]}: must be a folder of a file system")
     check_report()
     gc.freeze()
-    with quit_on_interrupt(), without_x64():
+    with quit_on_interrupt(), _quit_on_sigterm(), without_x64():
         plan = Plan(load_spec(arguments.spec), Path(arguments.workdir[0]))
-        external = parse_external(plan, arguments.external)
-        plan.check_folders()
+        external, datasets = parse_external(plan, arguments.external), Datasets(plan)
+        check_external(plan, datasets, external)
         if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", ".cache/compiled")
         if arguments.dry_run:
+            plan.begin(datasets, write=False)
             print(estimate(plan, arguments.workers))
             return DONE
+        plan.begin(datasets)
         if arguments.timing:
             return _time(plan, arguments.timing)
         if arguments.worker:
-            return INTERRUPTED if work(plan) else DONE
+            stopped_by = work(plan)
+            logging.info("this worker is done; the command without --worker makes the tables")
+            return INTERRUPTED if stopped_by else DONE
         return _compare(plan, arguments.spec, arguments.workers, external)
+
+
+@contextlib.contextmanager
+def _quit_on_sigterm() -> Iterator[None]:
+    """SIGTERM, where nothing is to be saved, does as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _compare(plan: Plan, spec: str, workers: int, external: Sequence[External]) -> int:
@@ -85,9 +115,23 @@ def _time(plan: Plan, name: str) -> int:
     data, _, row = name.partition("/")
     for task in plan.timings():
         if (task.data, task.row) == (data, row):
-            with claimed(plan, task) as lock:
+            with _alone(plan.workdir / "timing"), claimed(plan, task) as lock:
+                clear_run_folder(plan.folder(task))  # a run that was cut off has not all of its time in one process
                 return INTERRUPTED if lock and run(plan, task, Datasets(plan), lock) else DONE
     raise ConfigError(f"--timing={name}: there is no such final run to time; the comparison itself gives this flag")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process times a run."""
+    while True:
+        try:
+            with RunLock(folder):
+                yield
+                return
+        except RunHeld:
+            logging.info("waiting for another comparison, which times its runs in %s", folder)
+            time.sleep(_POLL_SECONDS)
 
 
 if __name__ == "__main__":

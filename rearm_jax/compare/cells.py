@@ -86,7 +86,9 @@ def notes(table: Table, summary: Summary) -> list[str]:
             "each model. p is adjusted for the rows of the table (Holm), the intervals are not: better and worse are "
             f"those with p < {LEVEL:g}, tie means that no difference was found."
         )
-    if reference not in compared:
+    if reference not in {row.name for row in table.rows}:
+        said.append(f"There is no row {reference} on {table.data}, so that there are no differences of {metric}.")
+    elif reference not in compared:
         said.append(f"{reference}, the reference, has no final run yet: there are no differences of {metric}.")
     if len(compared) < len(table.rows):
         said.append(

@@ -5,6 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from absl import logging
+
 from rearm_jax.compare.plan import Plan
 from rearm_jax.compare.work import Datasets, quietly
 from rearm_jax.config import check_against_data
@@ -18,7 +20,7 @@ def estimate(plan: Plan, workers: int) -> str:
     The time is that of runs which use all their epochs; early stopping ends most of them sooner.
     """
     spec, datasets = plan.spec, Datasets(plan)
-    lines = ["data set, row: settings tried + seeds; seconds to begin, an epoch; at most hours in all, GB kept"]
+    lines = ["data set, row: settings tried + seeds + timed; seconds to begin, an epoch; at most in all, kept"]
     hours = gigabytes = 0.0
     for data, row in plan.groups():
         begin, epoch, size, num_epochs = _short_run(plan, data, row, datasets)
@@ -27,8 +29,14 @@ def estimate(plan: Plan, workers: int) -> str:
         this = runs * (begin + epoch * num_epochs) / 3600
         kept = (seeds + spec.timing) * size / 1e9
         hours, gigabytes = hours + this, gigabytes + kept
-        lines.append(f"{data}, {row}: {tries} + {seeds}; {begin:.1f} s, {epoch:.2f} s; {this:.2f} h, {kept:.2f} GB")
-    lines.append(f"in all at most {hours:.2f} h of one process ({workers} asked for), {gigabytes:.2f} GB")
+        lines.append(
+            f"{data}, {row}: {tries} + {seeds} + {spec.timing:d}; {begin:.1f} s, {epoch:.2f} s; {this * 60:.1f} min, "
+            f"{kept * 1e3:.0f} MB"
+        )
+        logging.info("%s", lines[-1])
+    lines.append(
+        f"in all at most {hours:.2f} h of one process, of which {workers} share the work; {gigabytes:.2f} GB are kept"
+    )
     return "\n".join(lines)
 
 
@@ -41,7 +49,9 @@ def _short_run(plan: Plan, data: str, row: str, datasets: Datasets) -> tuple[flo
     try:
         start = time.perf_counter()
         with quietly():
-            result, _ = train(make_experiment(config, dataset), str(folder / "run"))
+            result, stopped_by = train(make_experiment(config, dataset), str(folder / "run"))
+        if stopped_by:
+            raise KeyboardInterrupt
         seconds = time.perf_counter() - start
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     finally:

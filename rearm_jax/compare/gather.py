@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,13 @@ from absl import logging
 from rearm_jax.compare.external import read_external
 from rearm_jax.compare.plan import USERS_FILE, Plan, Task
 from rearm_jax.compare.report import write_report
-from rearm_jax.compare.results import read_results, write_results
+from rearm_jax.compare.results import read_results, sha256, write_results
+from rearm_jax.compare.spec import KEPT_METRICS
 from rearm_jax.compare.summary import summarise
 from rearm_jax.compare.tables import write_tables
-from rearm_jax.compare.work import KEPT_METRICS, Datasets
+from rearm_jax.compare.work import Datasets
 from rearm_jax.data.dataset import group_by_user
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.slices import by_history, list_measures
@@ -43,7 +45,7 @@ def parse_external(plan: Plan, words: Sequence[str]) -> list[External]:
     Raises:
       ConfigError: a word is not of that form, or names what the spec does not have.
     """
-    found = []
+    found = list[External]()
     for word in words:
         name, _, path = word.partition("=")
         row, at, data = name.partition("@")
@@ -54,10 +56,20 @@ def parse_external(plan: Plan, words: Sequence[str]) -> list[External]:
                 f"--external {word}: must be NAME=FILE, or with several data sets NAME@DATA=FILE; data sets are "
                 f"{', '.join(plan.spec.data)}"
             )
-        if row in plan.spec.rows:
-            raise ConfigError(f"--external {word}: the spec has a row {row!r}")
+        if row in plan.spec.rows or (row, data) in {(lists.row, lists.data) for lists in found}:
+            raise ConfigError(f"--external {word}: there is a row {row!r} already")
         found.append(External(row, data, path))
     return found
+
+
+def check_external(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None:
+    """Reads the lists, so that mistakes in them are found before any run.
+
+    Raises:
+      DataError: lists cannot be used.
+    """
+    for lists in external:
+        read_external(lists.path, datasets(lists.data), max(plan.spec.ks), plan.spec.split)
 
 
 def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None:
@@ -86,7 +98,7 @@ def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None
                     continue
                 runs.append(_run(plan, task, outcome))
                 if task.kind == "final" and outcome["status"] == "done":
-                    users[name][row, task.number] = read_user_metrics(plan.folder(task) / USERS_FILE)
+                    users[name][row, task.number] = _users(plan.folder(task), outcome)
         for lists in external:
             if lists.data == name:
                 run, users[name][lists.row, 0] = _external(lists, datasets, spec.ks, spec.split)
@@ -119,6 +131,13 @@ def write_outputs(folders: Sequence[str | os.PathLike], out: str | os.PathLike) 
     write_tables(out, summary)
     write_report(out, summary)
     logging.info("%s: table.md, table.tex, report.html", out)
+
+
+def _users(folder: Path, outcome: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    file = folder / USERS_FILE
+    if not file.is_file() or sha256(file) != outcome.get("users_sha256"):
+        raise DataError(f"{file} is missing, or not what the run wrote. Remove {folder}: the run is made anew")
+    return read_user_metrics(file)
 
 
 def _tasks(plan: Plan, data: str, row: str) -> list[Task]:

@@ -11,21 +11,27 @@ comparison is in these files, so that any number of processes can work at it, an
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from rearm_jax.compare.results import STATUSES
 from rearm_jax.compare.spec import Spec
-from rearm_jax.errors import ConfigError, DataError
-from rearm_jax.files import replace_text
+from rearm_jax.data.dataset import Dataset
+from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from rearm_jax.files import whole_file
+from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.result import NUMERICS
 from rearm_jax.training.run_folder import check_run_folder
 
 OUTCOME_FILE = "outcome.json"
 USERS_FILE = "users.parquet"
 _RUNG_FILE = "rung.json"
+_SPEC_FILE = "spec.json"  # what rows must have in common, and no run's config says
+_ANEW = "the run is made anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,23 +81,52 @@ class Plan:
         return _outcome(self.folder(task))
 
     def end(self, task: Task, outcome: Mapping[str, Any]) -> None:
-        """Writes down what came of the run."""
-        text = json.dumps({**outcome, "numerics": NUMERICS}, indent=1)
-        replace_text(self.folder(task) / OUTCOME_FILE, text)
+        """Writes down what came of the run. Of a search run the setting is all that is wanted: its checkpoints go."""
+        _write(self.folder(task) / OUTCOME_FILE, {**outcome, "numerics": NUMERICS})
+        checkpoints = checkpoint_directory(self.folder(task))
+        if task.kind == "search" and checkpoints.exists():
+            checkpoints.rmtree()
 
     def reached(self, task: Task, value: float) -> None:
         """Writes down the validation metric of a run at the epoch where pruning decides."""
-        replace_text(self.folder(task) / _RUNG_FILE, json.dumps({"valid": value}))
+        _write(self.folder(task) / _RUNG_FILE, {"valid": value})
 
-    def check_folders(self) -> None:
-        """Refuses a workdir of another spec.
+    def begin(self, datasets: Callable[[str], Dataset], write: bool = True) -> None:
+        """Refuses data that cannot be compared on, and a workdir of another spec or of other data; before any run.
+
+        Args:
+          datasets: name -> the data set.
+          write: whether the workdir is made, and keeps what its rows must have in common.
 
         Raises:
-          CheckpointError: names a run with other settings.
+          DataError, ConfigError: the data cannot be used, or something that the rows must have in common has changed.
+          CheckpointError: a run has other settings.
         """
+        spec, file = self.spec, self.workdir / _SPEC_FILE
+        prune = dataclasses.astuple(spec.prune) if spec.prune else None
+        facts: dict[str, Any] = {"split": spec.split, "prune": prune and list(prune)}
+        for name in spec.data:
+            dataset, common = datasets(name), spec.config(name, spec.reference, {}, 0, test=False)
+            if max(spec.ks) > dataset.num_items:
+                raise ConfigError(f"ks = {spec.ks}: data set {name} has {dataset.num_items} items")
+            for split in {"valid", spec.split}:
+                if len(np.unique(getattr(dataset, split)[:, 0])) < 2:
+                    raise DataError(f"data set {name}: fewer than two users have a {split} interaction")
+            facts |= {f"{name}: {field}": common[field] for field in ("num_epochs", "patience")}
+            facts[f"{name}: content_hash"] = dataset.content_hash
+        saved = _read(file) if file.exists() else {}
+        for field in facts.keys() & saved.keys():
+            if facts[field] != saved[field]:
+                raise ConfigError(
+                    f"{self.workdir}: {field} was {saved[field]} when its runs were made, and is {facts[field]} now: "
+                    "rows of the two cannot stand in one table. Name another --workdir"
+                )
         for data, row in self.groups():
             for task in [*self.search(data, row), *self.finals(data, row)]:
-                check_run_folder(self.folder(task), self.config(task))
+                _check_settings(self.folder(task), self.config(task))
+        if write and facts.keys() - saved.keys():
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            _write(file, saved | facts)
 
     def groups(self) -> list[tuple[str, str]]:
         """Data set and row of what is searched together."""
@@ -154,20 +189,49 @@ class Plan:
 
     def _rung(self, task: Task) -> float | None:
         path = self.folder(task) / _RUNG_FILE
-        return json.loads(path.read_text())["valid"] if path.exists() else None
+        if not path.exists():
+            return None
+        value = _read(path).get("valid")
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise DataError(f"{path}: valid is {value!r}, and must be a number. Remove {path.parent}: {_ANEW}")
+        return value
 
 
 def _outcome(folder: Path) -> dict[str, Any] | None:
     path = folder / OUTCOME_FILE
     if not path.exists():
         return None
-    try:
-        outcome = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read ({error}). Remove {folder}: the run is made anew") from error
-    if outcome["numerics"] != NUMERICS:
+    outcome = _read(path)
+    value = outcome.get("valid")
+    is_number = isinstance(value, float) and math.isfinite(value)
+    if outcome.get("status") not in STATUSES or (outcome["status"] == "done" and not is_number):
+        raise DataError(f"{path}: status {outcome.get('status')!r}, valid {value!r}. Remove {folder}: {_ANEW}")
+    if outcome.get("numerics") != NUMERICS:
         raise ConfigError(
-            f"{folder} was run by numerics version {outcome['numerics']}, and this is version {NUMERICS}: its figures "
-            "cannot stand in one table with new ones. Name another --workdir"
+            f"{folder} was run by numerics version {outcome.get('numerics')}, and this is version {NUMERICS}: its "
+            "figures cannot stand in one table with new ones. Name another --workdir"
         )
     return outcome
+
+
+def _check_settings(folder: Path, config: ConfigDict) -> None:
+    try:
+        check_run_folder(folder, config)
+    except CheckpointError as error:
+        what = str(error).partition("\nName another")[0]
+        raise CheckpointError(f"{what}\nName another --workdir for this spec, or remove {folder}: {_ANEW}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Remove {path.parent}: {_ANEW}") from error
+    return found
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    with whole_file(path) as temporary:  # several processes may end the same pruned run
+        temporary.write_text(json.dumps(value, indent=1), "utf-8")

@@ -52,6 +52,8 @@ KINDS = ("search", "final", "timing", "external")
 STATUSES = ("done", "failed", "pruned")
 SCORED = ("final", "external")  # kinds of runs that are compared
 _SAME = ("metric", "split", "numerics", "select_by")  # what folders that are joined must agree about
+_ABOUT = {"metric", "split", "reference", "rows", "data", "tries", "seeds", "command", "version", "numerics", "files"}
+_ABOUT |= {"select_by"}
 _ANEW = "give the comparison's command again, which makes it anew"
 
 
@@ -108,10 +110,10 @@ def write_results(
                 for metric, values in metrics.items()
             }
             write_user_metrics(temporary / f"{data}.parquet", columns)
-            digests[f"users/{data}.parquet"] = _sha256(temporary / f"{data}.parquet")
+            digests[f"users/{data}.parquet"] = sha256(temporary / f"{data}.parquet")
     with whole_file(folder / "results.parquet") as temporary:
         table.write_parquet(temporary, compression="zstd")
-        digests["results.parquet"] = _sha256(temporary)
+        digests["results.parquet"] = sha256(temporary)
     with whole_file(folder / "compare.json") as temporary:
         temporary.write_text(json.dumps({**about, "files": digests}, indent=1, ensure_ascii=False), "utf-8")
 
@@ -150,12 +152,15 @@ def read_results(folders: Sequence[str | os.PathLike]) -> Results:
 def _read(folder: Path) -> Results:
     try:
         about = json.loads((folder / "compare.json").read_text("utf-8"))
+        if not isinstance(about, dict) or not about.keys() >= _ABOUT or not isinstance(about["files"], dict):
+            raise ValueError(f"it must be an object with {', '.join(sorted(_ABOUT))}")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder / 'compare.json'}: cannot be read ({error}); name the workdir of a comparison that has begun"
+            f"{folder / 'compare.json'}: cannot be read ({error}). A workdir has tables once its comparison has come "
+            "to its end or was stopped: give the comparison's command again"
         ) from error
     for name, digest in about.pop("files").items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise DataError(f"{folder / name}: is missing, or not what compare.json was written with; {_ANEW}")
     runs = pl.read_parquet(folder / "results.parquet", glob=False)
     _check_runs(folder / "results.parquet", about, runs)
@@ -249,6 +254,7 @@ def _refuse_disagreement(
                 )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

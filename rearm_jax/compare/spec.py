@@ -18,12 +18,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax import models
-from rearm_jax.config import flatten, resolve
+from rearm_jax.config import flatten, resolve, shown
 from rearm_jax.default import SETTINGS, chosen, declarations, declared, defaults, nest
 from rearm_jax.errors import ConfigError
 from rearm_jax.recommender.fitted import Fitted
-from rearm_jax.recommender.search_space import SearchSpace, search_list
+from rearm_jax.recommender.search_space import Range, SearchSpace, search_list
 
+KEPT_METRICS = ("recall", "ndcg")  # of each user
+_DATA_NAME, _ROW_NAME = r"\w[\w. -]*", r"[\w(+][\w .,+()-]*"
 # What the comparison sets in every run: no spec can have test scored while settings are searched.
 _OURS = ("seed", "evaluation.test", "evaluation.ks", "evaluation.metric", "log.progress", "log.tensorboard")
 
@@ -88,19 +90,64 @@ class Spec:
         Raises:
           ConfigError: names it.
         """
-        for name in [*self.data, *self.rows]:
-            if not re.fullmatch(r"[\w(+][\w .,+()-]*", name):
+        self._check_fields()
+        for name in self.data:
+            if not re.fullmatch(_DATA_NAME, name):
+                raise ConfigError(f"data set {name!r}: its name becomes that of a file: letters, digits, _, . and -")
+        for name in self.rows:
+            if not re.fullmatch(_ROW_NAME, name) or name.endswith(" "):
                 raise ConfigError(f"{name!r}: names are those of folders, too: letters, digits, blanks and _.,+-()")
-        if not self.data or self.reference not in self.rows:
+        folders = [name.lower() for name in (*self.data, *self.rows)]
+        if len(set(folders)) < len(folders):
+            raise ConfigError(f"names must differ by more than capitals: {', '.join((*self.data, *self.rows))}")
+        if self.reference not in self.rows:
             raise ConfigError(f"reference = {self.reference!r}: must be one of the rows, {', '.join(self.rows)}")
-        if self.tries < 1 or self.seeds < 1:
-            raise ConfigError(f"tries = {self.tries}, seeds = {self.seeds}: both must be at least 1")
-        if self.split not in ("test", "valid"):
-            raise ConfigError(f"split = {self.split!r}: must be 'test' or 'valid'")
+        metrics = [f"{name}@{k}" for name in KEPT_METRICS for k in self.ks]
+        if self.metric not in metrics:
+            raise ConfigError(f"metric = {self.metric!r}: must be one of {', '.join(metrics)}, which users' files have")
+        for row, this in self.rows.items():
+            names = [*this.settings, *self.space(row)]
+            if mine := [name for name in names if name in _OURS or name.startswith("data.")]:
+                raise ConfigError(f"row {row}: {mine[0]} is set by the comparison in every run")
+            if both := [name for name in this.settings if name in self.space(row)]:
+                raise ConfigError(f"row {row}: {both[0]} is fixed, and in its space, too; leave it out of one of them")
+            if "model.name" in names or "residual.model" in self.space(row):
+                raise ConfigError(f"row {row}: which model it is, is said by Row(model), and not searched")
         for data in self.data:
             for row in self.rows:
                 for tried in self.settings_tried(data, row):
                     self.config(data, row, tried, 0, test=False)
+
+    def _check_fields(self) -> None:
+        kinds: dict[str, Any] = {
+            "data": Mapping,
+            "rows": Mapping,
+            "reference": str,
+            "tries": int,
+            "seeds": int,
+            "ks": tuple,
+        }
+        kinds |= {"metric": str, "split": str, "select_by": str, "prune": Prune | None, "timing": bool}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
+                raise ConfigError(f"{name} = {shown(value)}: see rearm_jax.compare.Spec for what it must be")
+        if not self.data or not self.rows:
+            raise ConfigError("a comparison needs a data set and a row at least")
+        if self.split not in ("test", "valid"):
+            raise ConfigError(f"split = {self.split!r}: must be 'test' or 'valid'")
+        for name, config in self.data.items():
+            if not isinstance(name, str) or not isinstance(config, ConfigDict):
+                raise ConfigError(f"data[{shown(name)}] = {shown(config)}: must be a name and a config")
+            if flatten(config).get("data.train_on", "train") != "train":
+                raise ConfigError(f"data[{name!r}]: data.train_on must be 'train': nothing would be left to score")
+        for name, row in self.rows.items():
+            parts = (row.settings, {} if row.space is None else row.space) if isinstance(row, Row) else (None,)
+            if not isinstance(name, str) or not all(isinstance(part, Mapping) for part in parts):
+                raise ConfigError(f"rows[{shown(name)}] = {shown(row)}: must be a name and a Row")
+            for setting, where in parts[1].items():
+                if not isinstance(where, Range):
+                    raise ConfigError(f"row {name}: space[{setting!r}] = {shown(where)}: Uniform, LogUniform or Choice")
 
     def space(self, row: str) -> SearchSpace:
         """Where the settings of a row are looked for: what it fixes is not searched."""
@@ -172,8 +219,6 @@ class Spec:
             "log.progress": False,
             "log.tensorboard": False,
         }
-        if mine := [name for name in [*this.settings, *tried] if name in _OURS]:
-            raise ConfigError(f"row {row}: {mine[0]} is set by the comparison in every run")
         values = defaults(declared(model, residual)) | common | fixed | dict(tried) | ours
         values |= {} if num_epochs is None else {"num_epochs": min(num_epochs, values["num_epochs"])}
         try:
@@ -191,12 +236,13 @@ def load_spec(path: str | os.PathLike) -> Spec:
     if not os.path.isfile(path):
         raise ConfigError(f"--spec={path}: there is no such file")
     try:
-        spec = runpy.run_path(os.fspath(path))["get_spec"]()
+        names = runpy.run_path(os.fspath(path))
+        if "get_spec" not in names:
+            raise ConfigError(f"--spec={path}: must define get_spec()")
+        spec = names["get_spec"]()
     except ConfigError:
         raise
-    except KeyError as error:
-        raise ConfigError(f"--spec={path}: must define get_spec()") from error
-    except Exception as error:  # a spec is a program: anything can go wrong in it
+    except (Exception, SystemExit) as error:  # a spec is a program: anything can go wrong in it
         raise ConfigError(f"--spec={path}: {type(error).__name__}: {error}") from error
     if not isinstance(spec, Spec):
         raise ConfigError(f"--spec={path}: get_spec() must return a rearm_jax.compare.Spec, not {type(spec).__name__}")

@@ -6,6 +6,7 @@ from the last checkpoint. In one process, runs that differ in rates and seeds al
 
 import contextlib
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.compare.plan import USERS_FILE, Plan, Task
+from rearm_jax.compare.processes import started_by_another
+from rearm_jax.compare.results import sha256
+from rearm_jax.compare.spec import KEPT_METRICS
 from rearm_jax.config import check_against_data
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError, NonFiniteError
@@ -24,14 +28,12 @@ from rearm_jax.evaluation.slices import by_history, list_measures
 from rearm_jax.evaluation.user_metrics import user_metrics, write_user_metrics
 from rearm_jax.experiment import Experiment, load_data, make_experiment
 from rearm_jax.files import whole_file
-from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.lists import split_lists
 from rearm_jax.training.lock import RunHeld, RunLock
 from rearm_jax.training.loop import train
 from rearm_jax.training.placement import forget_programs
 from rearm_jax.training.step import steps_per_epoch
 
-KEPT_METRICS = ("recall", "ndcg")  # of each user
 _POLL_SECONDS = 5
 
 
@@ -51,7 +53,11 @@ def work(plan: Plan, sleep: Callable[[float], object] = time.sleep) -> int | Non
     """
     datasets = Datasets(plan)
     last: tuple[str, str] | None = None
+    waits = False
     while tasks := list(plan.open_tasks()):
+        if started_by_another():
+            logging.warning("the comparison that started this worker is gone: it ends, too")
+            return signal.SIGTERM
         # Those of the row that this process knows first: their programs are compiled.
         tasks.sort(key=lambda task: (task.data, task.row) != last)
         for task in tasks:
@@ -67,6 +73,9 @@ def work(plan: Plan, sleep: Callable[[float], object] = time.sleep) -> int | Non
             last = task.data, task.row
             break
         else:
+            if not waits:
+                logging.info("waiting for runs of other workers, such as %s", tasks[0].title)
+            waits = True
             sleep(_POLL_SECONDS)
     return None
 
@@ -110,13 +119,17 @@ def run(plan: Plan, task: Task, datasets: Datasets, lock: RunLock) -> int | None
     except (NonFiniteError, ConfigError, MemoryError, jax.errors.JaxRuntimeError) as error:
         # This setting cannot be run; the others can. The table says how many failed.
         logging.warning("%s: failed: %s", task.title, error)
-        plan.end(task, {"status": "failed", "error": str(error)})
+        plan.end(task, {"status": "failed", "error": str(error) or type(error).__name__})
         return None
+    except Exception:
+        logging.error("%s, in %s:", task.title, folder)
+        raise
     if result is None:
         return stopped_by
     value = result[f"valid/{config.evaluation.metric}"]
     seconds = time.perf_counter() - start
-    logging.info("%s: valid %s %.4f, %.0f s", task.title, config.evaluation.metric, value, seconds)
+    so_far = "" if task.num_epochs is None else f" after {task.num_epochs} epochs, where pruning decides"
+    logging.info("%s: valid %s %.4f%s, %.0f s", task.title, config.evaluation.metric, value, so_far, seconds)
     if task.num_epochs is not None:
         plan.reached(task, value)
         return None
@@ -125,10 +138,6 @@ def run(plan: Plan, task: Task, datasets: Datasets, lock: RunLock) -> int | None
         outcome |= scored(experiment, folder, result, plan.spec.split)
     if task.kind == "timing":
         outcome |= timed(experiment, result)
-    else:
-        checkpoints = checkpoint_directory(folder)
-        if task.kind == "search" and checkpoints.exists():
-            checkpoints.rmtree()  # the setting is all that is wanted of it
     plan.end(task, outcome)
     return None
 
@@ -166,7 +175,7 @@ def scored(experiment: Experiment, folder: Path, result: Mapping[str, Any], spli
         "lists": {name: value for k in ks for name, value in list_measures(lists, users, dataset, k).items()},
     }
     named = {name.partition("/")[2]: value for name, value in result.items() if name.startswith(f"{split}/")}
-    return {"metrics": named, "slices": slices}
+    return {"metrics": named, "slices": slices, "users_sha256": sha256(folder / USERS_FILE)}
 
 
 def timed(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from rearm_jax.config import shown
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference import recommend as lists
@@ -107,9 +108,10 @@ class TrainedModel:
           DataError: a user or an item is unknown.
           ConfigError: these are no pairs of ids.
         """
-        pairs = list(pairs)
-        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
-            raise ConfigError("pairs must be a list of (user, item)")
+        try:
+            pairs = [(user, item) for user, item in pairs if not isinstance(pairs, str)]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"pairs = {shown(pairs)}: must be a list of (user, item)") from error
         users, items = (self._rows([pair[side] for pair in pairs], what) for side, what in enumerate(("user", "item")))
         wanted, of_pair = np.unique(users, return_inverse=True)
         block_size = self._trained.experiment.config.evaluation.block_size

@@ -4,6 +4,7 @@ Files alone are read, of lists (as recommend_files.py writes them) and of intera
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -75,12 +76,14 @@ def below_bounds(found: Mapping[str, float], bounds: Mapping[str, float | None])
       bounds: measure -> the least that will do; None: anything will.
 
     Raises:
-      ConfigError: a bound is of something that was not measured.
+      ConfigError: a bound is no number, or of something that was not measured.
     """
     below = []
     for name, bound in bounds.items():
         if bound is None:
             continue
+        if math.isnan(bound):
+            raise ConfigError(f"min_{name} = nan: must be a number from 0 to 1; nothing is ever below nan")
         if name not in found:
             raise ConfigError(f"min_{name} = {bound}: name the lists before with --before, which it is measured by")
         if found[name] < bound:

@@ -72,7 +72,7 @@ def _of_table(
     table = read_interactions([path], user_column=user_column, item_column=item_column)
     users = _rows(table.user_ids, dataset.labels.user_ids)
     items = _rows(table.item_ids, dataset.labels.item_ids)
-    if (items < 0).all():
+    if len(items) and (items < 0).all():
         known = some_ids(dataset.labels.item_ids.tolist())
         raise DataError(
             f"{path}: none of its items is in the catalogue: {some_ids(table.item_ids.tolist())}. The catalogue has "
