@@ -130,6 +130,14 @@ def test_what_of_the_data_users_have(trained, seen, splits):
     assert sorted(map(tuple, found.pairs.tolist())) == expected
 
 
+def test_a_night_without_orders_changes_nothing(trained, tmp_path):
+    (tmp_path / "orders.csv").write_text("user_id,item_id\n")
+    dataset = trained.experiment.dataset
+    since, before = find_seen(dataset, tmp_path / "orders.csv"), find_seen(dataset, "all")
+    assert sorted(map(tuple, since.pairs.tolist())) == sorted(map(tuple, before.pairs.tolist()))
+    assert not since.of_strangers
+
+
 def test_what_users_have_bought_since(trained, tmp_path, caplog):
     """A table of orders, under outside ids: known and unknown users and items, pairs twice, blanks around ids."""
     caplog.set_level("INFO", "absl")
