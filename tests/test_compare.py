@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.comparison import evaluations
 from rearm_jax.compare import Prune, Row, Spec
 from rearm_jax.compare import __main__ as command
 from rearm_jax.compare import work as working
@@ -304,10 +305,9 @@ def test_runs_share_programs_and_give_the_bits_of_a_run_alone(finished, tmp_path
     with RunLock(alone.folder(task)) as lock:
         working.run(alone, task, Datasets(alone), lock)
     assert alone.outcome(task)["valid"] == together.outcome(task)["valid"]
-    results = [
-        json.loads((plan.folder(task) / "metrics.jsonl").read_text().splitlines()[-1]) for plan in (alone, together)
-    ]
-    assert results[0] == results[1]
+    found = [evaluations(plan.folder(task) / "metrics.jsonl") for plan in (alone, together)]
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
 
 
 def test_gathered_results_make_tables_with_lists_from_outside(finished, tmp_path):
