@@ -163,7 +163,7 @@ def test_files_of_two_writings_are_not_read_as_one(written, tmp_path, name):
 
 
 def test_a_folder_without_a_comparison_is_named(tmp_path):
-    with pytest.raises(DataError, match=rf"{tmp_path}/compare\.json: cannot be read .* name the workdir"):
+    with pytest.raises(DataError, match=rf"{tmp_path}/compare\.json: cannot be read .* give the comparison"):
         read_results([tmp_path])
 
 
