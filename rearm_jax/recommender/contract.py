@@ -135,8 +135,8 @@ class Recommender(nn.Module, Declaration):
         such a one switches a part off or leaves it as it is."""
         values = {name: getattr(self, name) for name in self.rates}
         rates = {name: self.rates[name](value) for name, value in values.items() if value not in (0, 1)}
-        # Should a program use what it was not given, it gives NaN.
-        return self.with_rates(dict.fromkeys(rates, math.nan)), rates
+        # Should a program use what it was not given, its loss is not finite. (NaN would not be equal to itself.)
+        return self.with_rates(dict.fromkeys(rates, math.inf)), rates
 
     def with_rates(self, rates: Mapping[str, Any]) -> Self:
         """The model of `split_rates` with rates again, inside of a program its arguments."""
