@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from ml_collections import ConfigDict
 
-from configs import baby, clothing, tiktok
+from rearm_jax.configs import baby, clothing, tiktok
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.data.labels import make_labels
 from rearm_jax.evaluation.ranking import UserBlocks

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import headline
-from configs.compare import demo
 from rearm_jax.compare.gather import gather
 from rearm_jax.compare.plan import Plan
 from rearm_jax.compare.results import read_results
 from rearm_jax.compare.summary import summarise
 from rearm_jax.compare.work import Datasets, work
+from rearm_jax.configs.compare import demo
 
 RATES, SEEDS, EPOCHS = (3e-4, 1e-3, 3e-3, 1e-2), (0, 1, 2), 2
 _TOGETHER = """
@@ -28,7 +28,7 @@ from rearm_jax.compare.work import quietly
 from rearm_jax.config import resolve
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training.loop import train
-from configs import demo
+from rearm_jax.configs import demo
 import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 with quietly():

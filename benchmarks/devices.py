@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse
 
 from benchmarks.machine import describe
-from configs import baby
+from rearm_jax.configs import baby
 from rearm_jax.data.dataset import make_dataset
 from rearm_jax.experiment import Experiment, abstract_params, make_optimizer
 from rearm_jax.graphs.adjacency import Adjacency, make_adjacency, user_item_adjacency

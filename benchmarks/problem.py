@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse
 from ml_collections import ConfigDict
 
-from configs import baby, clothing, sports
 from rearm_jax.config import from_json, to_json
+from rearm_jax.configs import baby, clothing, sports
 from rearm_jax.data.dataset import Dataset, load_dataset, make_dataset
 from rearm_jax.data.labels import make_labels
 from rearm_jax.default import get_config

@@ -31,7 +31,7 @@ from absl import logging
 from benchmarks.catalogue import MODALITIES, make_catalogue
 from benchmarks.machine import describe
 from benchmarks.memory import peak_bytes, resident_bytes, restart_peak
-from configs import baby
+from rearm_jax.configs import baby
 from rearm_jax.data.dataset import Dataset, group_by_user, load_dataset
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.experiment import Experiment, init_params, make_optimizer

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.models.rearm import REARM
     from rearm_jax.recommender.contract import Recommender
 
+__version__ = "0.1.0"
+
 __all__ = [
     "REARM",
     "Recommender",

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rearm_jax.config import check_config, check_names, everything, flatten, with_model
 from rearm_jax.default import chosen
 from rearm_jax.errors import ConfigError, RearmError
+from rearm_jax.shipped import find_file
 
 
 class PathParser(flags.ArgumentParser):
@@ -59,7 +60,7 @@ class _ForModel(flags.ArgumentParser):
         self.inner, self._argv = inner, argv
 
     def parse(self, argument: str) -> ConfigDict:
-        config = self.inner.parse(os.path.expanduser(argument))
+        config = self.inner.parse(find_file("config", argument))
         values = flatten(config)  # a file that was not found raises only when it is used
         for name in ("model.name", "residual.model"):
             named = [m[1] for m in map(re.compile(rf"--?config\.{name}=(.*)").fullmatch, self._argv[1:]) if m]

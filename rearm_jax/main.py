@@ -1,6 +1,7 @@
 """REARM, multi-modal recommendation in JAX: trains, and uses what it has trained.
 
     python -m rearm_jax.main --config configs/demo.py --config.seed=1       trains, or goes on with the run
+    python -m rearm_jax.main --config_list                                  names that --config takes: demo, baby, ...
     python -m rearm_jax.main --mode refit --workdir runs/demo --out runs/final   as long, on all interactions
     python -m rearm_jax.main --mode evaluate --workdir runs/demo            metrics, on standard output
     python -m rearm_jax.main --mode recommend --workdir runs/demo --users 3,17 --k 10
@@ -28,6 +29,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
+import rearm_jax
 from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
@@ -39,6 +41,7 @@ from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import Trained, load_trained, run_config
 from rearm_jax.program import DONE, INTERRUPTED, WORSE, help_was_asked_for, run_program
 from rearm_jax.report.visualize import check_report, write_report
+from rearm_jax.shipped import list_shipped
 from rearm_jax.training.distributed import abandon, check_same, first_only, initialize, is_first
 from rearm_jax.training.interrupt import quit_on_interrupt, unwind_on_interrupt
 from rearm_jax.training.lock import RunLock
@@ -50,7 +53,9 @@ from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
 
 _MODES = ("train", "refit", "evaluate", "recommend", "export", "visualize", "review")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the settings, such as configs/NAME.py", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the settings: configs/NAME.py, or NAME", lock_config=True)
+_CONFIG_LIST = flags.DEFINE_bool("config_list", False, "print the names of the configs that come with the package")
+_VERSION = flags.DEFINE_bool("version", False, "print the version")
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "what to do")
 _WORKDIR = flags.DEFINE(PathParser(), "workdir", "", "run folder; without it runs/NAME of the config")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete the run that is there, and start anew; replace an export")
@@ -131,6 +136,9 @@ def _dispatch() -> int:
     remaining = parse_flags(sys.argv)
     if len(remaining) > 1:
         raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
+    if _VERSION.value or _CONFIG_LIST.value:
+        print(rearm_jax.__version__ if _VERSION.value else list_shipped())
+        return DONE
     _check_flags()
     # Tracing makes millions of objects; a collector that looks through all modules again each time slows it by a fifth.
     gc.freeze()
@@ -159,7 +167,7 @@ def _check_flags() -> None:
 def _train() -> int:
     config = _CONFIG.value
     if config is None:
-        raise ConfigError("--config is missing: name a file, such as --config=configs/demo.py")
+        raise ConfigError("--config is missing: name a file, or one of --config_list, such as --config=demo")
     if _INIT_FROM.value or _INIT_OPTIMIZER.value:
         config.init_from, config.init_optimizer = _INIT_FROM.value or config.init_from, _INIT_OPTIMIZER.value
     workdir = _WORKDIR.value or f"runs/{_config_name()}"

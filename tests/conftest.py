@@ -7,7 +7,9 @@ import signal
 import tempfile
 from importlib.metadata import version
 
+import fsspec
 import pytest
+from etils.epath import backend
 from ml_collections import ConfigDict
 
 _NO_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
@@ -52,6 +54,23 @@ def _forget_compiled_programs():
     import jax
 
     jax.clear_caches()
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs://bucket, a file system in memory which, as Google's does, takes appending for overwriting."""
+
+    class Bucket(fsspec.get_filesystem_class("memory")):
+        protocol = "gs"
+        store, pseudo_dirs = {}, [""]
+
+        def _open(self, path, mode="rb", **settings):
+            return super()._open(path, mode.replace("a", "w"), **settings)
+
+    files = Bucket()
+    monkeypatch.setattr(type(backend.fsspec_backend), "fs", lambda self, path: files)
+    files.makedirs("gs://bucket")
+    return files
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import demo
+from rearm_jax.configs import demo
 from rearm_jax.experiment import build_experiment
 from rearm_jax.training.loop import train
 from tests.conftest import as_users_have_them

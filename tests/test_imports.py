@@ -26,6 +26,7 @@ FLOORS = {
     "models": 5,
     "default": 6,
     "config": 7,
+    "shipped": 1,
     "command_line": 8,
     "experiment": 8,
     "training": 9,

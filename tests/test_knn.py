@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from configs import baby, clothing, sports, tiktok
+from rearm_jax.configs import baby, clothing, sports, tiktok
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import ConfigError
 from rearm_jax.graphs import knn, relations

@@ -15,10 +15,12 @@ import pytest
 from absl import logging
 from absl.testing import flagsaver
 
+import rearm_jax
 from rearm_jax import main
 from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.inference import recommend_files
+from rearm_jax.shipped import list_shipped
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +84,18 @@ def trained(tmp_path_factory):
 
 def metrics_of(result: dict) -> dict:
     return {key: value for key, value in result.items() if key.startswith(("valid/", "test/"))}
+
+
+def test_a_config_by_name(run_here, tmp_path):
+    code, _, log = run_here(tmp_path, "--config=demo", "--config.model.name=popular")
+    assert code == 0, log
+    result = json.loads((tmp_path / "runs" / "demo" / "result.json").read_text())
+    assert result["versions"]["rearm_jax"] == rearm_jax.__version__
+
+
+def test_version_and_list(run_here, tmp_path):
+    assert run_here(tmp_path, "--version") == (0, f"{rearm_jax.__version__}\n", "")
+    assert run_here(tmp_path, "--config_list") == (0, f"{list_shipped()}\n", "")
 
 
 def test_training_shows_data_progress_and_yardsticks(trained):

@@ -6,8 +6,8 @@ The data have a planted signal, which EASE finds best, BPR-MF less, and most-pop
 model with other seeds: whatever lies between the two is chance, and the table calls it a tie.
 """
 
-from configs import demo
 from rearm_jax.compare import Row, Spec
+from rearm_jax.configs import demo
 from rearm_jax.recommender.search_space import LogUniform
 
 

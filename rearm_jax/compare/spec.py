@@ -23,6 +23,7 @@ from rearm_jax.default import SETTINGS, chosen, declarations, declared, defaults
 from rearm_jax.errors import ConfigError
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.recommender.search_space import Range, SearchSpace, search_list
+from rearm_jax.shipped import find_file
 
 KEPT_METRICS = ("recall", "ndcg")  # of each user
 _DATA_NAME, _ROW_NAME = r"\w[\w. -]*", r"[\w(+][\w .,+()-]*"
@@ -230,9 +231,13 @@ class Spec:
 def load_spec(path: str | os.PathLike) -> Spec:
     """The spec that a file's get_spec() returns, checked.
 
+    Args:
+      path: of a file, or the name of one that is shipped.
+
     Raises:
       ConfigError: the file cannot be run, or the spec is not possible.
     """
+    path = find_file("spec", os.fspath(path))
     if not os.path.isfile(path):
         raise ConfigError(f"--spec={path}: there is no such file")
     try:

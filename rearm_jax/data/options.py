@@ -22,7 +22,12 @@ def compare_parser() -> Parser:
     """Of rearm_jax.compare."""
     parser = Parser("python -m rearm_jax.compare", "Compares models: settings by validation, then seeds on test.")
     add = parser.add_argument
-    add("--spec", type=expanduser, metavar="FILE", help="what is compared: a file of Python with a get_spec()")
+    add(
+        "--spec",
+        type=expanduser,
+        metavar="FILE",
+        help="what is compared: a file of Python with a get_spec(), or the name of a shipped one",
+    )
     add(
         "--workdir",
         type=expanduser,

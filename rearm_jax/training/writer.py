@@ -13,6 +13,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
+import rearm_jax
 from rearm_jax.errors import CheckpointError
 from rearm_jax.files import replace_text
 from rearm_jax.training.run_path import in_bucket, run_path
@@ -152,11 +153,7 @@ def versions() -> dict[str, str]:
     """The versions of Python and of every package that shapes a result; for result.json."""
     found = {"python": platform.python_version()}
     found |= {package: importlib.metadata.version(package) for package in PACKAGES}
-    try:
-        found["rearm_jax"] = importlib.metadata.version("rearm-jax")
-    except importlib.metadata.PackageNotFoundError:
-        found["rearm_jax"] = "not installed (run from its sources)"
-    return found
+    return found | {"rearm_jax": rearm_jax.__version__}
 
 
 def _number(name: str, value: Any) -> int | float:

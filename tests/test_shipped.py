@@ -1,0 +1,71 @@
+"""Configs and specs by name, and the version."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import rearm_jax
+from docs.absolute_links import absolute
+from rearm_jax.compare.spec import load_spec
+from rearm_jax.errors import ConfigError
+from rearm_jax.shipped import find_file, list_shipped
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = {path.stem for path in ROOT.glob("configs/*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_config_has_a_name(name):
+    assert Path(find_file("config", name)).samefile(ROOT / "configs" / f"{name}.py")
+
+
+def test_a_path_stays_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "baby").write_text("")
+    for given in ("baby", "demo.py", "./demo", "a/b.py:lightgcn", "/x/y"):
+        assert find_file("config", given) == given
+    monkeypatch.setenv("HOME", "/home/of")
+    assert find_file("config", "~/mine.py") == "/home/of/mine.py"
+
+
+def test_what_follows_a_colon_is_for_the_config():
+    assert find_file("config", "tiktok:lightgcn") == find_file("config", "tiktok") + ":lightgcn"
+
+
+@pytest.mark.parametrize(("kind", "given", "near"), [("config", "tiktak", "tiktok"), ("spec", "demmo", "demo")])
+def test_a_name_that_is_none(kind, given, near):
+    with pytest.raises(ConfigError, match=rf"--{kind}={given}: .*did you mean {near}\?"):
+        find_file(kind, given)
+
+
+def test_a_spec_by_name():
+    assert "EASE" in load_spec("demo").rows
+
+
+def test_the_list_has_a_line_for_each():
+    first, _, specs = list_shipped().partition("--spec")
+    assert set(re.findall(r"^  (\w+) +\w", first, re.M)) == CONFIGS
+    assert "demo" in specs
+
+
+def test_the_version_is_written_once():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "rearm_jax.__version__"}
+    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == rearm_jax.__version__
+
+
+def test_links_of_the_readme_for_an_index():
+    text = absolute((ROOT / "README.md").read_text(), "https://a.example/b/", "v1")
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert all(target.startswith("https://") for target in targets)
+    kinds = {}
+    for target in targets:
+        if ours := re.fullmatch(r"https://a\.example/b/(blob|raw)/v1/([^#]*)(#.*)?", target):
+            assert (ROOT / ours[2]).is_file(), target
+            kinds[ours[2]] = ours[1]
+    assert kinds["docs/report.png"] == "raw"
+    assert kinds["docs/own-data.md"] == "blob"
+    assert len(kinds) > 15
