@@ -273,7 +273,7 @@ def test_a_training_that_lost_its_lock_saves_nothing_more(tmp_path):
 
 def test_in_a_bucket_a_signature_is_the_lock(bucket, monkeypatch, clock):
     """No system locks it: a run that was killed counts for STALE_SECONDS, on its own machine, too."""
-    RunLock("gs://bucket/run", clock).__enter__()
+    die(RunLock("gs://bucket/run", clock).__enter__())
     assert json.loads(bucket.cat(f"gs://bucket/run/{LOCK_FILE}"))["pid"] == os.getpid()
     for other in (RunLock("gs://bucket/run", clock), on_another_machine(monkeypatch, "gs://bucket/run", clock)):
         with pytest.raises(CheckpointError, match=rf"gs://bucket/run is being trained by {HERE}.* 0 s old"), other:
