@@ -13,7 +13,7 @@ cd "$work"
 unset PYTHONPATH
 
 "${PYTHON:-python3}" -m venv env
-env/bin/pip install --quiet "$wheel[export,report]"
+env/bin/pip install --quiet "${wheel}[export,report]"
 PATH="$work/env/bin:$PATH"
 mkdir empty
 cd empty

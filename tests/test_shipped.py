@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import rearm_jax
 from docs.absolute_links import absolute
 from rearm_jax.compare.spec import load_spec
 from rearm_jax.errors import ConfigError
@@ -54,7 +53,6 @@ def test_the_version_is_written_once():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "rearm_jax.__version__"}
-    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == rearm_jax.__version__
 
 
 def test_links_of_the_readme_for_an_index():
