@@ -206,7 +206,7 @@ def test_every_flag_is_explained():
     assert [f for f in flags_of("rearm_jax.data.prepare") - {"--help"} if f"`{f}" not in data] == []
     flags = flags_of("rearm_jax.main") | flags_of("rearm_jax.inference.convert")
     training = {"--help", "--overwrite", "--distributed", "--stopped_code"}  # in the README and docs/pods.md
-        training |= {"--version", "--config_list"}  # in docs/index.md and docs/api.md
+    training |= {"--version", "--config_list"}  # in docs/index.md and docs/api.md
     assert [flag for flag in flags - training if f"`{flag}" not in output] == []
 
 

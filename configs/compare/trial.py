@@ -7,13 +7,14 @@ setting for all rows, that of configs/tiktok.py, three seeds.
 """
 
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from rearm_jax import default
 from rearm_jax.compare import Row, Spec
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "weight_decay": 3.0,
     "graph.user_cooccurrence_weight": 0.9,
@@ -26,8 +27,8 @@ SETTINGS = {
     "loss.orthogonal_weight": 1e-4,
     "loss.l2_weight": 10.0,
 }
-SOFTMAX = {"loss.ranking": "softmax"}
-VARIANTS = {
+SOFTMAX: dict[str, Any] = {"loss.ranking": "softmax"}
+VARIANTS: dict[str, dict[str, Any]] = {
     "REARM": {},
     "attention norm": {"model.attention": "norm"},
     "attention none": {"model.attention": "none"},
