@@ -1,7 +1,8 @@
 """REARM (ACM MM 2025), multi-modal recommendation, in JAX.
 
 The functions are explained in rearm_jax/api.py, and the README shows them at work. `load_dataset` and `REARM` are what
-those functions are made of; `Recommender` and `register` are for models from outside.
+those functions are made of; `Dataset.from_tables` takes data frames; `Recommender` and `register` are for models from
+outside.
 """
 
 import importlib
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.api import default_config, evaluate, load, recommend, refit, train
-    from rearm_jax.data.dataset import load_dataset
+    from rearm_jax.data.dataset import Dataset, load_dataset
     from rearm_jax.models import register
     from rearm_jax.models.rearm import REARM
     from rearm_jax.recommender.contract import Recommender
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "REARM",
+    "Dataset",
     "Recommender",
     "default_config",
     "evaluate",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Dataset": "rearm_jax.data.dataset",
     "REARM": "rearm_jax.models.rearm",
     "Recommender": "rearm_jax.recommender.contract",
     "default_config": "rearm_jax.api",

@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax.config import for_its_model, shown
+from rearm_jax.data.dataset import Dataset
 from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.inference.arguments import check_options, given_users
@@ -26,10 +27,11 @@ from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
 from rearm_jax.training import refit as refits
 from rearm_jax.training.display import log_shown
+from rearm_jax.training.distributed import first_only
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.outcome import say_weaknesses
 from rearm_jax.training.precision import without_x64
-from rearm_jax.training.run_data import open_experiment
+from rearm_jax.training.run_data import keep_dataset, open_experiment, with_dataset
 from rearm_jax.training.run_folder import check_run_folder
 
 
@@ -54,7 +56,9 @@ def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
 
 
 @without_x64()
-def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True) -> dict[str, Any] | None:
+def train(
+    config: ConfigDict, workdir: str | os.PathLike, progress: bool = True, dataset: Dataset | None = None
+) -> dict[str, Any] | None:
     """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does.
 
     In the main thread, Ctrl-C and SIGTERM stop it at the next step, which is saved; in another they are the caller's.
@@ -64,6 +68,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
       workdir: run folder, made where it is missing; ~ stands for the home folder, here and below.
       progress: shows the log as the command line does: the data, how far an epoch is, the metrics after each. False:
         warnings alone.
+      dataset: what is trained on, such as `Dataset.from_tables` gives; None: what config.data names. It is written into
+        the run folder, where resuming and every use of the run find it.
 
     Returns:
       What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C
@@ -75,9 +81,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike, progress: bool = True)
       CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
-    config, folder = for_its_model(config), _folder(workdir)
+    config = for_its_model(config if dataset is None else with_dataset(config, dataset))
+    folder = _folder(workdir)
     with log_shown(progress), RunLock(folder) as lock:
         check_run_folder(folder, config)
+        if dataset is not None:
+            first_only(keep_dataset, config, dataset, folder)
         result, _ = loop.train(open_experiment(config, folder), folder, lock)
         if result is not None:
             say_weaknesses(result, config.evaluation.metric)

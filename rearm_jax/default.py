@@ -74,7 +74,11 @@ SETTINGS = {
         "of float32 products off the CPU: as float32 (six passes of bfloat16 on a TPU), of three passes or in TF32, "
         "or what the device does fastest; see docs/determinism.md",
     ),
-    "data.source": Setting("folder", choice("folder", "synthetic"), "where the data come from"),
+    "data.source": Setting(
+        "folder",
+        choice("folder", "synthetic", "run"),
+        'where the data come from; "run": the run folder holds them, as `train(..., dataset=...)` writes it',
+    ),
     "data.root": Setting("", PATH, "folder of the data, in one of the layouts of docs/own-data.md"),
     "data.name": Setting(
         "", choice("", "baby", "sports", "clothing"), "the data set to download where root is missing"

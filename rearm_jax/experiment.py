@@ -186,15 +186,25 @@ def load_data(data: ConfigDict) -> Dataset:
     """The data that `config.data` names: made on the spot, downloaded where they may be and are missing, or read.
 
     Raises:
+      ConfigError: the data are those that a run folder holds, which training/run_data.py opens.
       DataError: the data cannot be used.
     """
-    dataset = _as_split(data)
+    return as_trained_on(_as_split(data), data)
+
+
+def as_trained_on(dataset: Dataset, data: ConfigDict) -> Dataset:
+    """The interactions in the splits that `config.data.train_on` wants."""
     return all_in_train(dataset) if data.train_on == "all" else dataset
 
 
 def _as_split(data: ConfigDict) -> Dataset:
     if data.source == "synthetic":
         return make_synthetic(**data.synthetic.to_dict(), shown=tuple(data.modalities))
+    if data.source == "run":
+        raise ConfigError(
+            'data.source = "run": a run folder holds the data, and this is not about that run. To train anew on them, '
+            'set data.source to "folder", and data.root to the folder dataset in the run folder'
+        )
     root = os.path.expanduser(data.root)
     if data.name and data.download and not os.path.lexists(root):
         logging.info("%s is missing: downloading %s", root, data.name)

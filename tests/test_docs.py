@@ -12,6 +12,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -217,6 +219,24 @@ def test_the_python_example_is_that_of_the_readme():
         for name in ("README.md", "docs/index.md")
     ]
     assert first[0] == first[1]
+
+
+def test_the_notebook_page_runs(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    orders = {"user_id": rng.integers(0, 60, 900), "item_id": rng.integers(0, 60, 900), "timestamp": range(900)}
+    pl.DataFrame(orders).write_csv(tmp_path / "orders.csv")
+    pl.DataFrame({"item_id": range(60), "title": [f"Title {item}" for item in range(60)]}).write_csv(
+        tmp_path / "items.csv"
+    )
+    np.save(tmp_path / "text.npy", rng.normal(size=(60, 4)))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for _, language, body in CODE_BLOCK.findall((ROOT / "docs" / "notebook.md").read_text()):
+        if language == "python":
+            exec(compile(body, "notebook.md", "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["3", "17"]
+    assert all(line.count("'Title ") == 5 for line in printed)
 
 
 def test_settings_page_is_current():

@@ -7,25 +7,31 @@ way round its array lies in the file.
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
+from rearm_jax.data.checks import (
+    MAX_ID,
+    checked_features,
+    checked_pairs,
+    common_num_items,
+    lie_by_row,
+    refuse_beyond,
+    refuse_leaks,
+)
 from rearm_jax.data.formats import SPLITS, Folder, Table, read_folder
-from rearm_jax.data.labels import Labels, make_labels
+from rearm_jax.data.labels import LABEL_FILES, Labels, make_labels
 from rearm_jax.errors import DataError
-
-_MAX_ID = 2**31 - 2  # so that the number of users or items fits int32, too
-_CHUNK_ROWS = 1024  # features are converted and checked this many rows at a time: temporaries stay small
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Validated data; `make_dataset` is the way to get one. All arrays are read-only.
+    """Validated data, from `from_tables`, `load_dataset` or `make_dataset`. All arrays are read-only.
 
     Attributes:
         train, valid, test: int32 (n, 2), [user, item], unique and sorted by (user, item); no pair is in two splits.
@@ -47,6 +53,34 @@ class Dataset:
     split_hash: str
     content_hash: str
     labels: Labels
+
+    @staticmethod
+    def from_tables(
+        interactions: Any, items: Any = None, features: Mapping[str, Any] | None = None, **options: Any
+    ) -> "Dataset":
+        """Data from tables in memory, prepared as `python -m rearm_jax.data.prepare` prepares files.
+
+        A table is a data frame of polars or pandas, whose index counts as columns where it has a name, or a dict of
+        columns. Ids become text: 317 is the user "317".
+
+        Args:
+            interactions: a table with columns of users, items and, where they are looked at, ratings and times; an
+                array (n, 2), [user, item]; or a matrix of scipy (users, items), whose values other than 0 are
+                interactions.
+            items: a table of items, for their names and for features from its columns.
+            features: modality name -> a table with ids and a column of lists or columns of numbers; a pair
+                (ids, array); or an array (n, d) of numpy or scipy, whose rows are those of `items` (without: the
+                matrix's columns).
+            options: those of `prepare` by their names, such as k_core=5, split="time", user_column="who",
+                name_column="title". Those that take modalities are dicts: text={"text": ["title", "brand"]}.
+
+        Raises:
+            ConfigError: an option is unknown or impossible, or a table is of no kind that is understood.
+            DataError: a table cannot be used, or nothing is left of the interactions.
+        """
+        from rearm_jax.data.prepare.in_memory import dataset_from_tables  # which stands on this file
+
+        return dataset_from_tables(interactions, items, features, **options)
 
 
 def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: int = 0) -> Dataset:
@@ -99,17 +133,39 @@ def make_dataset(
     return _validated(folder, num_users)
 
 
+def prepared_dataset(arrays: Mapping[str, np.ndarray], modalities: Sequence[str]) -> Dataset:
+    """The data set of the arrays that a folder made by data/prepare holds, by the stems of its files.
+
+    Raises:
+        DataError: as `make_dataset`.
+    """
+    folder = Folder(
+        {split: Table(arrays[split], f"{split}.npy") for split in SPLITS},
+        {modality: Table(arrays[f"{modality}_feat"], f"{modality}_feat.npy") for modality in modalities},
+        {stem: Table(arrays[stem], f"{stem}.npy") for stem in LABEL_FILES if stem in arrays},
+        by_row=True,
+    )
+    return _validated(folder, 0)
+
+
+def folder_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
+    """What `prepared_dataset` takes."""
+    arrays = {split: getattr(dataset, split) for split in SPLITS}
+    arrays |= {f"{modality}_feat": table for modality, table in dataset.features.items()}
+    return arrays | {stem: getattr(dataset.labels, stem) for stem in LABEL_FILES}
+
+
 def _validated(folder: Folder, num_users: int) -> Dataset:
     files = {split: table.file for split, table in folder.splits.items()}
-    by_row = _lie_by_row(folder)
-    pairs = {split: _checked_pairs(table, by_row) for split, table in folder.splits.items()}
+    by_row = lie_by_row(folder)
+    pairs = {split: checked_pairs(table, by_row) for split, table in folder.splits.items()}
     if not len(pairs["train"]):
         shape = np.shape(folder.splits["train"].array)
         raise DataError(f"{files['train']}: the split is empty (shape {shape}), and there is nothing to learn from")
-    features = {modality: _checked_features(table) for modality, table in folder.features.items()}
-    num_items = _common_num_items(features, folder.features)
-    if not 0 <= num_users <= _MAX_ID + 1:
-        raise DataError(f"data.num_users is {num_users}: set it to a number from 1 to {_MAX_ID + 1}, or to 0 to count")
+    features = {modality: checked_features(table) for modality, table in folder.features.items()}
+    num_items = common_num_items(features, folder.features)
+    if not 0 <= num_users <= MAX_ID + 1:
+        raise DataError(f"data.num_users is {num_users}: set it to a number from 1 to {MAX_ID + 1}, or to 0 to count")
     users_are = f"data.num_users is {num_users}"
     items_are = f"{next(iter(folder.features.values())).file} has {num_items} rows"
     if not num_users and "user_ids" in folder.labels:
@@ -117,8 +173,8 @@ def _validated(folder: Folder, num_users: int) -> Dataset:
         users_are = f"{folder.labels['user_ids'].file} names {num_users} users"
     num_users = int(num_users) or 1 + max(int(pairs[split][:, 0].max(initial=-1)) for split in SPLITS)
     for split in SPLITS:
-        _refuse_beyond(pairs[split][:, 0], num_users, folder.splits[split], "user", users_are)
-        _refuse_beyond(pairs[split][:, 1], num_items, folder.splits[split], "item", items_are)
+        refuse_beyond(pairs[split][:, 0], num_users, folder.splits[split], "user", users_are)
+        refuse_beyond(pairs[split][:, 1], num_items, folder.splits[split], "item", items_are)
 
     keys, first_rows = {}, {}
     for split in SPLITS:
@@ -127,7 +183,7 @@ def _validated(folder: Folder, num_users: int) -> Dataset:
         num_duplicates = len(users) - len(keys[split])
         if num_duplicates:
             logging.warning("%s: %d duplicate interactions; one of each is kept", files[split], num_duplicates)
-    _refuse_leaks(keys, first_rows, num_items, folder.splits)
+    refuse_leaks(keys, first_rows, num_items, folder.splits)
 
     label_arrays = {stem: table.array for stem, table in folder.labels.items()}
     label_files = {stem: table.file for stem, table in folder.labels.items()}
@@ -207,103 +263,6 @@ def check_modalities(modalities: Sequence[str]) -> None:
             raise DataError(f"data.modalities holds {modality!r}: use letters, digits and underscores, no digit first")
     if len(set(modalities)) < len(modalities):
         raise DataError(f"data.modalities is {tuple(modalities)!r}: every modality may be named once only")
-
-
-def _lie_by_row(folder: Folder) -> bool | None:
-    """Whether a (2, 2) array has an interaction in each row, as the other splits lie; None: nothing tells."""
-    shapes = [np.shape(table.array) for table in folder.splits.values()]
-    by_row = {shape[0] != 2 for shape in shapes if len(shape) == 2 and shape.count(2) == 1}
-    return by_row.pop() if len(by_row) == 1 else folder.by_row
-
-
-def _checked_pairs(table: Table, by_row: bool | None) -> np.ndarray:
-    """Interactions as int64 (n, 2) with ids from 0 to _MAX_ID; by_row: of a (2, 2) array."""
-    array = np.asarray(table.array)
-    if array.ndim != 2 or 2 not in array.shape:
-        raise DataError(f"{table.file}: the shape is {array.shape}, and must be (2, n) or (n, 2): user and item ids")
-    if array.shape == (2, 2) and by_row is None and array.dtype.kind in "iu" and array[0, 1] != array[1, 0]:
-        raise DataError(
-            f"{table.file}: the shape is (2, 2), and the other splits do not tell whether its rows are interactions. "
-            "Save all three the same way round, or, where each has two interactions, in MMRec's layout"
-        )
-    pairs = array.T if array.shape[0] == 2 and not (by_row and array.shape == (2, 2)) else array
-    if not len(pairs):
-        return np.zeros((0, 2), np.int64)  # whatever its type: numpy saves an empty list as floats
-    if pairs.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):  # of NaN
-            row, column = divmod(int(np.argmax(np.trunc(pairs) != pairs)), 2)  # the first fraction or NaN, else row 0
-        raise DataError(
-            f"{table.where(row)}: {('user', 'item')[column]} id {pairs[row, column]} of dtype {pairs.dtype}; "
-            "ids must be integers, so save the array with an integer dtype"
-        )
-    if pairs.dtype.kind not in "iu":
-        raise DataError(
-            f"{table.file}: the dtype is {pairs.dtype}; ids must be integers, so save it with an integer dtype"
-        )
-    out_of_range = (pairs < 0) | (pairs > _MAX_ID)
-    if out_of_range.any():
-        row, column = divmod(int(np.argmax(out_of_range)), 2)
-        raise DataError(
-            f"{table.where(row)}: {('user', 'item')[column]} id {pairs[row, column]}; ids run from 0 to {_MAX_ID}"
-        )
-    return pairs.astype(np.int64)
-
-
-def _checked_features(table: Table) -> np.ndarray:
-    """Features as finite float32 (num_items, d) in row-major order; a copy."""
-    array = np.asarray(table.array)
-    if array.ndim != 2 or 0 in array.shape:
-        raise DataError(
-            f"{table.file}: the shape is {array.shape}, and must be (items, features), at least one of each"
-        )
-    if array.dtype.kind != "f":
-        raise DataError(f"{table.file}: the dtype is {array.dtype}; features must be floats, so save it as float32")
-    features = np.empty(array.shape, np.float32)
-    for start in range(0, len(array), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
-        with np.errstate(all="ignore"):  # a value beyond float32 turns into inf here, and is refused below
-            features[chunk] = array[chunk]
-        finite = np.isfinite(features[chunk])
-        if not finite.all():
-            row, column = divmod(int(np.argmin(finite)), array.shape[1])
-            value = array[start + row, column]
-            reason = "is too large for float32" if np.isfinite(value) else "is not a finite number"
-            raise DataError(f"{table.where(start + row)}, column {column}: {value} {reason}; mend the feature")
-    return features
-
-
-def _common_num_items(features: dict[str, np.ndarray], tables: dict[str, Table]) -> int:
-    (first, values), *others = features.items()
-    for modality, other in others:
-        if len(other) != len(values):
-            raise DataError(
-                f"{tables[first].file} has {len(values)} rows, but {tables[modality].file} has {len(other)}: every "
-                "modality needs one row per item"
-            )
-    return len(values)
-
-
-def _refuse_beyond(ids: np.ndarray, limit: int, table: Table, kind: str, why: str) -> None:
-    beyond = np.flatnonzero(ids >= limit)
-    if len(beyond):
-        row = int(beyond[0])
-        raise DataError(f"{table.where(row)}: {kind} id {ids[row]}, but {why}, so ids run from 0 to {limit - 1}")
-
-
-def _refuse_leaks(
-    keys: dict[str, np.ndarray], first_rows: dict[str, np.ndarray], num_items: int, tables: dict[str, Table]
-) -> None:
-    """Raises DataError if two splits share a pair. keys: unique, user * num_items + item; first_rows: their rows."""
-    for one, other in itertools.combinations(SPLITS, 2):
-        shared, in_one, in_other = np.intersect1d(keys[one], keys[other], assume_unique=True, return_indices=True)
-        if len(shared):
-            first = np.argmin(first_rows[one][in_one])
-            user, item = divmod(int(shared[first]), num_items)
-            raise DataError(
-                f"{tables[one].where(first_rows[one][in_one[first]])} and "
-                f"{tables[other].where(first_rows[other][in_other[first]])}: user {user}, item {item} is in both "
-                f"splits ({len(shared)} shared pairs in all); this leaks answers, so keep each pair in one split only"
-            )
 
 
 def _sha256(prefix: str, arrays: dict[str, np.ndarray]) -> str:

@@ -15,7 +15,7 @@ from rearm_jax.default import is_fitted
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.loop import train
-from rearm_jax.training.run_data import open_data, open_experiment
+from rearm_jax.training.run_data import keep_dataset, open_data, open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder, read_refit, read_result, write_refit
 from rearm_jax.training.run_path import run_path
 from rearm_jax.training.step import steps_per_epoch
@@ -53,7 +53,6 @@ def refit(
     refitted = refit_config(config, result, dataset, by)
     origin = {"run": os.fspath(workdir), "by": by, **{name: result[name] for name in ("best_epoch", "best_step")}}
     origin |= {"content_hash": dataset.content_hash, "metrics": _metrics(result)}
-    del dataset  # it is read again, as all runs read theirs
     with RunLock(os.fspath(out)) as lock:
         if overwrite:
             clear_run_folder(out)
@@ -65,6 +64,9 @@ def refit(
                 f"{out} is a refit of another run, or of {workdir} as it was before ({changed} differ). Name another "
                 "folder, or give --overwrite to delete that refit and start anew"
             )
+        if config.data.source == "run":
+            keep_dataset(refitted, dataset, out)
+        del dataset  # it is read again, as all runs read theirs
         experiment = open_experiment(refitted, out)
         write_refit(out, origin)
         logging.info("refit of %s: it has no figures of its own, as nothing is left to score", workdir)

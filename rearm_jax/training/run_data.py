@@ -3,15 +3,22 @@
 import os
 from collections.abc import Mapping
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_against_data, resolve
-from rearm_jax.data.dataset import Dataset, summary
-from rearm_jax.errors import CheckpointError
-from rearm_jax.experiment import Experiment, load_data, make_experiment
+from rearm_jax.config import check_against_data, resolve, shown
+from rearm_jax.data.dataset import Dataset, folder_arrays, load_dataset, summary
+from rearm_jax.data.folder import write_folder
+from rearm_jax.data.labels import LABEL_FILES
+from rearm_jax.default import SETTINGS
+from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from rearm_jax.experiment import Experiment, as_trained_on, load_data, make_experiment
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.records import Records
+from rearm_jax.training.run_path import in_bucket, run_path
+
+DATASET_FOLDER = "dataset"  # of a run that holds its own data, config.data.source "run"
 
 
 def open_experiment(config: ConfigDict, workdir: str | os.PathLike, brief: bool = False) -> Experiment:
@@ -37,10 +44,58 @@ def open_data(config: ConfigDict, workdir: str | os.PathLike) -> Dataset:
 
     Raises: as `open_experiment`.
     """
-    dataset = load_data(config.data)
+    dataset = _run_dataset(workdir, config.data) if config.data.source == "run" else load_data(config.data)
     _check_latest(workdir, dataset)
     check_against_data(config, dataset.num_users, dataset.num_items)
     return dataset
+
+
+def with_dataset(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """The config of a run that holds its own data; what is wrong with it otherwise is not looked at.
+
+    Raises:
+      ConfigError: config.data says something else than the data set does, or the data set is none.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"dataset = {shown(dataset)}: must be a Dataset; did you mean Dataset.from_tables(...)?")
+    if not (isinstance(config, ConfigDict) and isinstance(config.get("data"), ConfigDict)):
+        return config
+    config, modalities = ConfigDict(config), tuple(dataset.features)
+    said: dict[str, tuple] = {
+        name: (SETTINGS[f"data.{name}"].default,) for name in ("source", "root", "name", "num_users")
+    }
+    said |= {"source": ("folder", "run"), "modalities": (SETTINGS["data.modalities"].default, modalities)}
+    for name, possible in said.items():
+        if config.data.get(name, possible[0]) not in possible:
+            raise ConfigError(
+                f"config.data.{name} = {shown(config.data[name])}: leave it out where a data set is given, which has "
+                f"the modalities {modalities}"
+            )
+    config.data.source, config.data.modalities = "run", modalities
+    return config
+
+
+def keep_dataset(config: ConfigDict, dataset: Dataset, workdir: str | os.PathLike) -> None:
+    """Writes a data set into a run folder, in which nothing else is needed then; one that is there already stays.
+
+    Args:
+      config: checked, with data.source "run".
+      dataset: as it was split.
+      workdir: the run folder.
+
+    Raises:
+      CheckpointError: the run has been trained on other data.
+      ConfigError: the config does not fit the data, the folder is in a bucket, or holds another folder of that name.
+      DataError: it cannot be written.
+    """
+    if in_bucket(run_path(workdir)):
+        raise ConfigError(f"{workdir}: a bucket cannot hold the data; write them to a folder, and name it as data.root")
+    _check_latest(workdir, as_trained_on(dataset, config.data))
+    check_against_data(config, dataset.num_users, dataset.num_items)
+    folder = _dataset_folder(workdir)
+    if not _holds(folder, dataset):
+        report = {"content_hash": dataset.content_hash, "sizes": data_sizes(dataset)}
+        write_folder(folder, folder_arrays(dataset), report, overwrite=True)
 
 
 def data_sizes(dataset: Dataset) -> dict[str, int]:
@@ -68,6 +123,23 @@ def check_data(folder: str | os.PathLike, progress: Mapping, dataset: Dataset) -
         "Bring the old data back, or name their folder (--config FILE --config.data.root=FOLDER). To train on those "
         "that are here, name another --workdir, or train with --overwrite, which deletes that run"
     )
+
+
+def _run_dataset(workdir: str | os.PathLike, data: ConfigDict) -> Dataset:
+    return as_trained_on(load_dataset(_dataset_folder(workdir), tuple(data.modalities)), data)
+
+
+def _dataset_folder(workdir: str | os.PathLike) -> str:
+    return os.path.join(workdir, DATASET_FOLDER)
+
+
+def _holds(folder: str, dataset: Dataset) -> bool:
+    try:
+        found = load_dataset(folder, tuple(dataset.features))
+    except DataError:
+        return False
+    labels = [(getattr(found.labels, stem), getattr(dataset.labels, stem)) for stem in LABEL_FILES]
+    return found.content_hash == dataset.content_hash and all(np.array_equal(one, other) for one, other in labels)
 
 
 def _check_latest(workdir: str | os.PathLike, dataset: Dataset) -> None:

@@ -14,6 +14,7 @@ from absl import logging
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
+from rearm_jax.data.prepare.frames import Frame
 from rearm_jax.data.prepare.ids import cut_blanks, refuse_two_spellings
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
@@ -158,7 +159,7 @@ def read_features(
     of lists, or beside columns of numbers. Lists of lists are laid out in a row; an index of pandas is no feature.
 
     Args:
-        path: .npy of floats (n, d), or Parquet.
+        path: .npy of floats (n, d), or Parquet, or a Frame.
         ids_path: .npy of n ids, text or whole numbers; None with Parquet.
         item_ids: text (num_items,).
         id_column: of Parquet; None: the first of ITEM_COLUMNS that there is.
@@ -233,7 +234,7 @@ def _parts(value: object) -> list[str]:
 
 def _read_parquet_features(path: str | os.PathLike, id_column: str | None) -> tuple[pl.Series, np.ndarray]:
     """Ids as they are written, and features (n, d)."""
-    table = pl.scan_parquet(os.fspath(path), glob=False)
+    table = path.table if isinstance(path, Frame) else pl.scan_parquet(os.fspath(path), glob=False)
     names = column_names(table, path)
     item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
     schema = table.collect_schema()
@@ -264,6 +265,8 @@ def _is_numeric(dtype: pl.DataType | pl.datatypes.DataTypeClass) -> bool:
 
 def _pandas_index(path: str | os.PathLike) -> set[str]:
     """Columns of a Parquet file that are the index of the data frame it was, by pandas' own note or by their name."""
+    if isinstance(path, Frame):
+        return set()
     with readable(path):
         names = pl.read_parquet_schema(os.fspath(path))
         note = pl.read_parquet_metadata(os.fspath(path)).get("pandas", "{}")

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.metadata
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
@@ -16,7 +17,7 @@ from rearm_jax.data.encode import encode_images, encode_texts
 from rearm_jax.data.folder import write_folder
 from rearm_jax.data.prepare.interactions import read_interactions
 from rearm_jax.data.prepare.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
-from rearm_jax.data.prepare.reading import Reading
+from rearm_jax.data.prepare.reading import Account, Reading
 from rearm_jax.data.prepare.settings import Settings, check
 from rearm_jax.data.prepare.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
 from rearm_jax.errors import DataError
@@ -36,11 +37,7 @@ def prepare(settings: Settings) -> dict:
     """
     start = time.monotonic()
     modalities = check(settings)
-    counts: dict[str, int] = {}
-    readings = settings.reading_interactions(), settings.reading_items()
-    arrays = _interaction_arrays(settings, readings[0], counts)
-    arrays.update(_item_arrays(settings, arrays["item_ids"], readings[1], counts))
-    accounts = [found.account for reading in readings for found in reading.found.values()]
+    arrays, counts, accounts = read_arrays(settings)
     report = {
         "settings": dataclasses.asdict(settings),
         "modalities": {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities},
@@ -52,11 +49,30 @@ def prepare(settings: Settings) -> dict:
     write_folder(settings.out, arrays, report, settings.overwrite)
     for account in accounts:
         logging.info("%s", account)
-    width = max(map(len, counts))
-    logging.info("%s", "\n".join(f"{what:{width}}{number:>13,}" for what, number in counts.items()))
+    log_counts(counts)
     flag = "".join(f'"{name}",' for name in modalities)
     logging.info("%s: made in %.1f s; --config.data.modalities='(%s)'", settings.out, report["seconds"], flag)
     return report
+
+
+def read_arrays(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, int], list[Account]]:
+    """What a folder holds of settings that were checked: arrays by the stems of their files, counts of what was kept
+    and dropped, and the accounts of text files.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    counts: dict[str, int] = {}
+    readings = settings.reading_interactions(), settings.reading_items()
+    arrays = _interaction_arrays(settings, readings[0], counts)
+    arrays.update(_item_arrays(settings, arrays["item_ids"], readings[1], counts))
+    return arrays, counts, [found.account for reading in readings for found in reading.found.values()]
+
+
+def log_counts(counts: Mapping[str, int]) -> None:
+    """Says what was kept and dropped."""
+    width = max(map(len, counts))
+    logging.info("%s", "\n".join(f"{what:{width}}{number:>13,}" for what, number in counts.items()))
 
 
 def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, int]) -> dict[str, np.ndarray]:
@@ -131,7 +147,7 @@ def _item_arrays(
         counts["dropped: rows of --items whose item had one"] = seen["again"]
         if seen["absent"] == len(item_ids):
             raise DataError(
-                f"{', '.join(settings.items)}: none of the interactions' items is there; check the id columns"
+                f"{', '.join(map(str, settings.items))}: none of the interactions' items is there; check the id columns"
             )
     if settings.name_column:
         names, unnamed, cut = make_names([texts[column] for column in settings.name_column], item_ids)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rearm_jax.data.dataset import check_modalities
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL, check_encoder_installed
 from rearm_jax.data.folder import check_out
+from rearm_jax.data.prepare.frames import Frame
 from rearm_jax.data.prepare.reading import BAD_ROWS, QUOTES, Reading
 from rearm_jax.data.prepare.splitting import METHODS
 from rearm_jax.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from rearm_jax.errors import ConfigError, DataError
 class Settings:
     """What to prepare; the command line's flags, with their names and meanings (see `--help`)."""
 
-    interactions: Sequence[str]
+    interactions: Sequence[str | Frame]
     out: str
     user_column: str | None = None
     item_column: str | None = None
@@ -29,12 +30,12 @@ class Settings:
     split: str = "random"
     ratios: tuple[int, int, int] | None = None
     seed: int = 0
-    items: Sequence[str] = ()
+    items: Sequence[str | Frame] = ()
     item_id_column: str | None = None
     name_column: Sequence[str] = ()
     text: Sequence[tuple[str, Sequence[str]]] = ()
     images: str | None = None
-    features: Sequence[tuple[str, str]] = ()
+    features: Sequence[tuple[str, str | Frame]] = ()
     feature_ids: Sequence[tuple[str, str]] = ()
     text_model: str = TEXT_MODEL
     image_model: str = IMAGE_MODEL
@@ -68,6 +69,13 @@ def check(settings: Settings) -> tuple[str, ...]:
         ConfigError: settings do not go together, a package is missing, or `out` is there.
         DataError: an input is not there.
     """
+    modalities = check_choices(settings)
+    check_out(settings.out, settings.overwrite)
+    return modalities
+
+
+def check_choices(settings: Settings) -> tuple[str, ...]:
+    """`check`, but for where the folder goes."""
     if not settings.interactions:
         raise ConfigError("--interactions names no file")
     if settings.k_core < 1:
@@ -94,20 +102,19 @@ def check(settings: Settings) -> tuple[str, ...]:
     if unknown := {name for name, _ in settings.feature_ids} - {name for name, _ in settings.features}:
         raise ConfigError(f"--feature_ids {', '.join(sorted(unknown))}: there is no --features of that modality")
     for name, path in settings.features:
-        if path.endswith(".npy") != (name in dict(settings.feature_ids)):
+        if str(path).endswith(".npy") != (name in dict(settings.feature_ids)):
             raise ConfigError(
                 f"--features {name}={path}: .npy goes with --feature_ids {name}=FILE.npy, Parquet without"
             )
     features, feature_ids = dict(settings.features), dict(settings.feature_ids)
     for path in (*settings.interactions, *settings.items, *features.values(), *feature_ids.values()):
-        if not os.path.isfile(path):
+        if not isinstance(path, Frame) and not os.path.isfile(path):
             raise DataError(f"{path}: there is no such file")
     if settings.images is not None and not os.path.isdir(settings.images):
         raise DataError(f"{settings.images}: cannot be read as a folder of pictures (there is no such folder)")
     _check_reading(settings)
     if settings.text or settings.images is not None:
         check_encoder_installed(pictures=settings.images is not None)
-    check_out(settings.out, settings.overwrite)
     return tuple(modalities)
 
 

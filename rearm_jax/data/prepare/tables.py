@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from rearm_jax.data.prepare.delimited import scan_delimited
+from rearm_jax.data.prepare.frames import Frame
 from rearm_jax.data.prepare.objects import scan_objects
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.text import open_text
@@ -29,13 +30,15 @@ def scan_table(path: str | os.PathLike, reading: Reading, wanted: Sequence[Seque
     made of the file stays as long as `reading`.
 
     Args:
-        path: the file.
+        path: the file, or a Frame.
         reading: how text is read.
         wanted: names of columns, in groups of which one must be there; JSON lines may have them late in the file.
 
     Raises:
         DataError: the file cannot be read, is empty, or has no names of columns.
     """
+    if isinstance(path, Frame):
+        return _with_flat_lists(path.table)
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise DataError(f"{path}: there is no such file")
@@ -73,9 +76,12 @@ def pick_column(
     there = ", ".join(repr(name) for name in names[:30])
     if given is not None:
         raise DataError(f"{path}: no column {given!r} ({flag}); the columns are {there}")
+    nameless = (
+        ". If these are values, the file has no line of names: give them with --interactions_header or --items_header"
+    )
     raise DataError(
-        f"{path}: no column of {what} is recognised; the columns are {there}. Name one with {flag}. If these are "
-        "values, the file has no line of names: give them with --interactions_header or --items_header"
+        f"{path}: no column of {what} is recognised; the columns are {there}. Name one with {flag}"
+        f"{'' if isinstance(path, Frame) else nameless}"
     )
 
 

@@ -1,0 +1,139 @@
+"""Tables that a program holds, in the place of files: data frames of polars and pandas, columns by name, arrays."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse
+
+from rearm_jax.errors import ConfigError, DataError
+
+PAIR_COLUMNS = ("user_id", "item_id", "rating")  # of interactions that come as an array or a matrix
+
+
+class Frame(os.PathLike):
+    """A table in memory. Its path is what it is called in messages, as that of a file is.
+
+    Attributes:
+        table: a lazy frame of polars.
+    """
+
+    def __init__(self, name: str, table: pl.LazyFrame):
+        self._name, self.table = name, table
+
+    def __fspath__(self) -> str:
+        return self._name
+
+    __str__ = __fspath__
+
+
+def as_frame(given: Any, name: str) -> Frame:
+    """A table of any kind that is understood.
+
+    Args:
+        given: a data frame of polars (lazy, too) or of pandas, whose index counts as columns where it has a name; or a
+            mapping from names of columns to one-dimensional arrays or lists.
+        name: for messages.
+
+    Raises:
+        ConfigError: it is something else.
+        DataError: its columns are not as long, or hold what is neither numbers, text nor dates.
+    """
+    if isinstance(given, pl.LazyFrame):
+        return Frame(name, given)
+    if isinstance(given, pl.DataFrame):
+        return Frame(name, given.lazy())
+    if isinstance(given, Mapping):
+        return Frame(name, _columns({str(column): values for column, values in given.items()}, name))
+    if _is_pandas(given):
+        return Frame(name, _columns(_of_pandas(given, name), name))
+    raise ConfigError(
+        f"{name}: {type(given).__name__} is no table; give a data frame of polars or pandas, or a dict of columns"
+    )
+
+
+def interactions_frame(given: Any) -> Frame:
+    """Interactions: a table of `as_frame`; an array (n, 2), [user, item]; or a matrix of scipy (users, items), in which
+    every value other than 0 is an interaction, and its rating. Users and items of a matrix are called by their numbers.
+
+    Raises: as `as_frame`; DataError for an array of another shape.
+    """
+    name = "interactions"
+    if scipy.sparse.issparse(given):
+        matrix = scipy.sparse.coo_array(given)
+        kept = np.flatnonzero(matrix.data)
+        values = (*(axis[kept] for axis in matrix.coords), matrix.data[kept])
+        return Frame(name, _columns(dict(zip(PAIR_COLUMNS, values, strict=True)), name))
+    if isinstance(given, np.ndarray):
+        if given.ndim != 2 or given.shape[1] != 2:
+            raise DataError(f"{name}: the shape is {given.shape}, and must be (n, 2): a user and an item in each row")
+        return Frame(name, _columns(dict(zip(PAIR_COLUMNS, given.T, strict=False)), name))
+    return as_frame(given, name)
+
+
+def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | None) -> Frame:
+    """Features of items: a table of `as_frame` with ids; a pair (ids, array); or an array alone, (n, d), of numpy or
+    scipy.
+
+    Args:
+        given: the features.
+        name: for messages.
+        id_column: what the column of ids shall be called, where there is none yet.
+        rows: the items of the rows of an array alone; None where nothing says which they are.
+
+    Raises: as `as_frame`; ConfigError for an array alone where `rows` is None; DataError where ids and rows are not as
+        many.
+    """
+    if isinstance(given, tuple) and len(given) == 2:
+        rows, given = given
+    elif not (isinstance(given, np.ndarray) or scipy.sparse.issparse(given)):
+        return as_frame(given, name)
+    if rows is None:
+        raise ConfigError(
+            f"{name}: nothing says which item a row belongs to. Give a pair (ids, array), or a table with ids; or give "
+            "items, whose rows those of the array then are"
+        )
+    array = given.toarray() if scipy.sparse.issparse(given) else np.asarray(given)
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {array.dtype} of shape {array.shape}; features are numbers (items, features)")
+    if len(rows) != len(array):
+        raise DataError(f"{name} has {len(array)} rows, for {len(rows)} items")
+    return Frame(name, _columns({id_column: rows, "features": array}, name))
+
+
+def _columns(columns: Mapping[str, Any], name: str) -> pl.LazyFrame:
+    try:
+        return pl.DataFrame([_series(column, values) for column, values in columns.items()]).lazy()
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"{name} cannot be read as columns of numbers, text or dates: {reason}") from error
+
+
+def _series(name: str, values: Any) -> pl.Series:
+    if isinstance(values, np.ndarray) and values.dtype.kind in "OU":  # polars would keep Python's objects as they are
+        values = values.tolist()
+    return pl.Series(name, values)
+
+
+def _is_pandas(given: Any) -> bool:
+    """pandas need not be installed, and is not imported."""
+    return type(given).__module__.split(".")[0] == "pandas" and hasattr(given, "columns")
+
+
+def _of_pandas(frame: Any, name: str) -> dict[str, Any]:
+    """Column by column; what pandas takes for missing is None. pyarrow is not needed."""
+    if any(level is not None for level in frame.index.names):
+        frame = frame.reset_index()
+    columns: dict[str, Any] = {}
+    for place, column in enumerate(map(str, frame.columns)):
+        if column in columns:
+            raise DataError(f"{name}: two columns are called {column!r}; rename one")
+        series = frame.iloc[:, place]
+        if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biufM":
+            columns[column] = pl.Series(series.to_numpy(), nan_to_null=True)
+        else:
+            missing = series.isna().tolist()
+            columns[column] = [None if gone else value for value, gone in zip(series.tolist(), missing, strict=True)]
+    return columns

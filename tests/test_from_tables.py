@@ -1,0 +1,268 @@
+"""Tables in memory become the data set that `prepare` makes of the same tables in files, whatever kind they are of; and
+training on it leaves a run folder that is all that is needed."""
+
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse
+
+from rearm_jax import Dataset, default_config, evaluate, load, refit, train
+from rearm_jax.data.dataset import load_dataset
+from rearm_jax.data.prepare.__main__ import main
+from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from rearm_jax.experiment import load_data
+from rearm_jax.training.run_data import DATASET_FOLDER, keep_dataset
+from tests.conftest import tiny_config
+
+NUM_USERS, NUM_ITEMS = 30, 20
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Interactions with ratings, times, repeated pairs and blanks around an id; items, one without interactions."""
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, NUM_USERS, 400), rng.integers(0, NUM_ITEMS, 400)
+    interactions = pl.DataFrame(
+        {"who": [f"u{user}" for user in users], "sku": items + 5, "stars": rng.integers(1, 6, 400), "at": range(400)}
+    ).with_columns(who=pl.when(pl.col("at") == 7).then(" " + pl.col("who")).otherwise("who"))
+    described = pl.DataFrame({"sku": range(5, 26), "title": [f"Item {item}" for item in range(21)]})
+    return interactions, described
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return np.random.default_rng(1).normal(size=(NUM_ITEMS + 1, 3)).astype(np.float32)
+
+
+OPTIONS = {
+    "user_column": "who",
+    "item_column": "sku",
+    "rating_column": "stars",
+    "time_column": "at",
+    "min_rating": 2.0,
+    "k_core": 5,
+    "split": "time",
+    "duplicates": "last",
+    "item_id_column": "sku",
+    "name_column": "title",
+}
+
+
+def assert_same(one: Dataset, other: Dataset):
+    assert one.content_hash == other.content_hash
+    for stem in ("user_ids", "item_ids", "item_names"):
+        np.testing.assert_array_equal(getattr(one.labels, stem), getattr(other.labels, stem))
+
+
+@pytest.fixture(scope="module")
+def prepared(tables, vectors, tmp_path_factory):
+    """What the command makes of the same tables in files."""
+    folder = tmp_path_factory.mktemp("prepared")
+    tables[0].write_csv(folder / "orders.csv")
+    tables[1].write_csv(folder / "items.csv")
+    np.save(folder / "f.npy", vectors)
+    np.save(folder / "ids.npy", tables[1]["sku"].to_numpy())
+    words = [word for name, value in OPTIONS.items() for word in (f"--{name}", str(value))]
+    words += ["--features", f"image={folder / 'f.npy'}", "--feature_ids", f"image={folder / 'ids.npy'}"]
+    words += ["--interactions", str(folder / "orders.csv"), "--items", str(folder / "items.csv")]
+    assert main([*words, "--out", str(folder / "out")]) == 0
+    return load_dataset(folder / "out", ("image",))
+
+
+@pytest.mark.parametrize("kind", ["polars", "lazy", "dict of arrays", "dict of lists"])
+def test_the_data_set_of_prepare(tables, vectors, prepared, kind):
+    as_kind = {
+        "polars": lambda table: table,
+        "lazy": pl.DataFrame.lazy,
+        "dict of arrays": lambda table: {column.name: column.to_numpy() for column in table},
+        "dict of lists": lambda table: table.to_dict(as_series=False),
+    }[kind]
+    interactions, items = map(as_kind, tables)
+    assert_same(Dataset.from_tables(interactions, items, {"image": vectors}, **OPTIONS), prepared)
+    ids = tables[1]["sku"].to_list()
+    shuffled = np.random.default_rng(2).permutation(len(ids))
+    pair = ([ids[row] for row in shuffled], vectors[shuffled])
+    assert_same(Dataset.from_tables(interactions, items, {"image": pair}, **OPTIONS), prepared)
+    lists = as_kind(pl.DataFrame({"sku": pair[0], "vector": pair[1].tolist(), "note": "no feature"}))
+    assert_same(Dataset.from_tables(interactions, items, {"image": lists}, **OPTIONS), prepared)
+
+
+def test_frames_of_pandas(tables, vectors, prepared):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    interactions, items = (pandas.DataFrame(table.to_dict(as_series=False)) for table in tables)
+    interactions["sku"] = interactions["sku"].astype("Int64")  # nullable
+    interactions["who"] = interactions["who"].astype("category")
+    interactions["at"] = pandas.to_datetime(interactions["at"], unit="s", utc=True)
+    features = pandas.DataFrame(vectors, index=pandas.Index(items["sku"], name="sku"))
+    made = Dataset.from_tables(interactions, items.set_index("sku"), {"image": features}, **OPTIONS)
+    assert_same(made, prepared)
+    interactions.loc[3, "who"] = None
+    with pytest.raises(DataError, match=r"^interactions, row 4, column 'who': the value is missing"):
+        Dataset.from_tables(interactions, items, {"image": vectors}, **OPTIONS)
+
+
+def test_matrices_and_arrays():
+    rng = np.random.default_rng(0)
+    dense = rng.integers(0, 4, (12, 9)) * rng.integers(0, 2, (12, 9))
+    dense[3], dense[:, 5] = 0, 0  # a user and an item that are dropped
+    features = rng.normal(size=(9, 2))
+    stored = (np.r_[dense.ravel(), 0], (np.r_[np.repeat(range(12), 9), 3], np.r_[np.tile(range(9), 12), 0]))
+    matrix = scipy.sparse.csr_array(stored, shape=(12, 9))  # zeros, too, which are no interactions
+    made = Dataset.from_tables(matrix, features={"x": features})
+    pairs = np.argwhere(dense)
+    assert_same(Dataset.from_tables(pairs, features={"x": (range(9), scipy.sparse.coo_array(features))}), made)
+    known = np.concatenate([made.train, made.valid, made.test])
+    named = {(int(made.labels.user_ids[user]), int(made.labels.item_ids[item])) for user, item in known}
+    assert named == set(map(tuple, pairs.tolist()))
+    assert made.labels.user_ids.tolist() == [str(user) for user in range(12) if user != 3]
+    np.testing.assert_array_equal(made.features["x"], np.delete(features, 5, axis=0).astype(np.float32))
+    rated = Dataset.from_tables(matrix, features={"x": features}, min_rating=3, ratios=(1, 0, 0))
+    assert sum(len(split) for split in (rated.train, rated.valid, rated.test)) == (dense >= 3).sum()
+
+
+def test_two_interactions_in_each_split_lie_by_row():
+    """An array of two pairs could lie either way round."""
+    users = np.repeat([0, 1], 3)
+    made = Dataset.from_tables(np.stack([users, np.tile([0, 1, 2], 2)], axis=1), features={"x": (range(3), np.eye(3))})
+    assert [len(split) for split in (made.train, made.valid, made.test)] == [2, 2, 2]
+    assert made.train[:, 0].tolist() == [0, 1]
+
+
+X = {"x": np.eye(4)}
+PAIRS = np.array([[0, 1], [1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("interactions", "arguments", "error", "words"),
+    [
+        (PAIRS, {"k_kore": 3}, ConfigError, "^k_kore is no option; did you mean k_core"),
+        (PAIRS, {"bad_rows": "skip"}, ConfigError, "^bad_rows is no option"),
+        (PAIRS, {"features": X}, ConfigError, r"^features\['x'\]: nothing says which item a row belongs to"),
+        (PAIRS, {"features": {"x": ([1, 2], np.eye(4))}}, DataError, r"^features\['x'\] has 4 rows, for 2 items"),
+        (PAIRS, {"features": {"x": ([1, 2], np.array([["a"], ["b"]]))}}, DataError, "features are numbers"),
+        (
+            PAIRS,
+            {"features": {"x": ([1, 2], [[np.nan], [0]])}, "ratios": (1, 0, 0)},
+            DataError,
+            "item '1': a feature is",
+        ),
+        (PAIRS, {"features": {"a b": ([1, 2], np.eye(2))}}, DataError, "letters, digits and underscores"),
+        (PAIRS, {}, ConfigError, "^no features: give text, images"),
+        (PAIRS, {"text": "title"}, ConfigError, "must be a dict from modalities to columns"),
+        (PAIRS, {"text": {"text": "title"}}, ConfigError, "text and name_column name columns of .* with items"),
+        (PAIRS.T[:, :1], {}, DataError, r"the shape is \(2, 1\), and must be \(n, 2\)"),
+        (PAIRS.astype(float), {"features": {"x": ([1], [[1.0]])}}, DataError, "ids must be text or whole numbers"),
+        ({"who": [1]}, {"features": {"x": ([1], [[1.0]])}}, DataError, "'who'. Name one with user_column$"),
+        ({"user": [1], "item": [1, 2]}, {}, DataError, "^interactions cannot be read as columns"),
+        ([[0, 1]], {}, ConfigError, "^interactions: list is no table"),
+        (PAIRS, {"items": 3}, ConfigError, "^items: int is no table"),
+        (PAIRS, {"features": {"x": ([1, 2], np.eye(2))}, "k_core": 3}, DataError, "lower k_core"),
+    ],
+)
+def test_what_is_refused(interactions, arguments, error, words):
+    with pytest.raises(error, match=words):
+        Dataset.from_tables(interactions, **arguments)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def dataset(tables, vectors):
+    features = {"image": vectors, "text": vectors[:, ::-1].copy()}
+    return Dataset.from_tables(tables[0], tables[1], features, **OPTIONS | {"min_rating": None})
+
+
+def settings(**changes):
+    folder = {"data__source": "folder", "num_epochs": 2, "learning_rate": 1e-2, "evaluation__block_size": 64}
+    return tiny_config(model__name="bpr", **folder | changes)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    """(run folder, result)"""
+    workdir = tmp_path_factory.mktemp("run") / "a"
+    return workdir, train(settings(), workdir, progress=False, dataset=dataset)
+
+
+def metrics(result):
+    return {name: value for name, value in result.items() if name.startswith(("valid/", "test/")) and "@" in name}
+
+
+def test_a_run_holds_its_data(run, dataset, tmp_path):
+    workdir, result = run
+    moved = shutil.copytree(workdir, tmp_path / "moved")
+    assert_same(load_dataset(moved / DATASET_FOLDER, ("image", "text")), dataset)
+    assert evaluate(moved) == metrics(result)
+    [user] = load(moved).recommend(users=["u3"], k=2)
+    assert [place["name"] for place in user["items"]] == [f"Item {int(place['item']) - 5}" for place in user["items"]]
+    assert refit(moved, tmp_path / "refit", progress=False)["refit_of"]["metrics"] == metrics(result)
+    moved.rename(tmp_path / "gone")
+    assert load(tmp_path / "refit").user_ids.tolist() == dataset.labels.user_ids.tolist()
+
+
+def test_it_is_the_run_of_a_folder_and_goes_on_to_the_bit(run, dataset, tmp_path):
+    workdir, _ = run
+    longer = train(settings(num_epochs=3), shutil.copytree(workdir, tmp_path / "a"), dataset=dataset, progress=False)
+    alone = settings(num_epochs=3, data__source="run")  # the folder has them
+    assert train(alone, shutil.copytree(workdir, tmp_path / "b"), progress=False)["epochs"] == 3
+    root = str(workdir / DATASET_FOLDER)
+    whole = train(settings(num_epochs=3, data__root=root), tmp_path / "whole", progress=False)
+    for other in (longer, train(alone, tmp_path / "b", progress=False)):
+        assert metrics(other) == metrics(whole)
+        assert other["content_hash"] == whole["content_hash"]
+
+
+def test_other_data_are_refused_and_those_of_the_run_stay(run, tables, vectors, dataset, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "a")
+    other = Dataset.from_tables(
+        tables[0], tables[1], {"image": vectors, "text": vectors}, **OPTIONS | {"min_rating": None}
+    )
+    with pytest.raises(CheckpointError, match="so it is the values that differ"):
+        train(settings(num_epochs=3), workdir, dataset=other, progress=False)
+    assert_same(load_dataset(workdir / DATASET_FOLDER, ("image", "text")), dataset)
+    (workdir / DATASET_FOLDER / "train.npy").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"train\.npy: not a complete \.npy"):
+        evaluate(workdir)
+    train(settings(), workdir, dataset=dataset, progress=False)  # which mends it
+    assert evaluate(workdir) == metrics(run[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data__root": "data/mine"}, r"^config\.data\.root = 'data/mine': leave it out where a data set is given"),
+        ({"data__source": "synthetic"}, r"^config\.data\.source = 'synthetic': leave it out"),
+        (
+            {"data__modalities": ("text",)},
+            r"^config\.data\.modalities = \('text',\).* the modalities \('image', 'text'\)",
+        ),
+        ({"evaluation__ks": (5, 10, 50)}, r"evaluation\.ks = 50: too large, the data has 20 items"),
+        ({"batch_size": 0}, r"batch_size = 0: must be"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(dataset, tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        train(settings(**changes), tmp_path / "run", dataset=dataset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_data_set_or_no_config_is_refused(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"^dataset = 3: must be a Dataset; did you mean Dataset\.from_tables"):
+        train(settings(), tmp_path / "run", dataset=3)
+    with pytest.raises(ConfigError, match=r"^config = 3: must be a ConfigDict"):
+        train(3, tmp_path / "run", dataset=dataset)
+    with pytest.raises(ConfigError, match=r'data\.source = "run": a run folder holds the data'):
+        load_data(settings(data__source="run").data)
+
+
+def test_one_modality_needs_no_word_about_it(tables, vectors, tmp_path):
+    """The default config names two; its open weights are those of the data set's."""
+    config = default_config("ease")
+    config.evaluation.ks, config.evaluation.metric = (5, 10), "recall@10"
+    made = Dataset.from_tables(tables[0], tables[1], {"image": vectors}, **OPTIONS)
+    assert train(config, tmp_path / "run", dataset=made, progress=False)["model"] == "ease"
+    with pytest.raises(ConfigError, match="a bucket cannot hold the data"):
+        keep_dataset(config, made, "gs://a-bucket/run")
