@@ -33,6 +33,7 @@ from rearm_jax.training.outcome import say_weaknesses
 from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_data import keep_dataset, open_experiment, with_dataset
 from rearm_jax.training.run_folder import check_run_folder
+from rearm_jax.training.watcher import OnEvaluation
 
 
 def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
@@ -57,11 +58,16 @@ def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
 
 @without_x64()
 def train(
-    config: ConfigDict, workdir: str | os.PathLike, progress: bool = True, dataset: Dataset | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    progress: bool = True,
+    dataset: Dataset | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> dict[str, Any] | None:
     """Trains, or goes on with the run that the folder holds, as `python -m rearm_jax.main` does.
 
-    In the main thread, Ctrl-C and SIGTERM stop it at the next step, which is saved; in another they are the caller's.
+    In the main thread, Ctrl-C and SIGTERM stop it at the next step, which is saved; in another they are the caller's,
+    and `on_evaluation` can stop the run.
 
     Args:
       config: the settings.
@@ -70,13 +76,17 @@ def train(
         warnings alone.
       dataset: what is trained on, such as `Dataset.from_tables` gives; None: what config.data names. It is written into
         the run folder, where resuming and every use of the run find it.
+      on_evaluation: called after each evaluation (without validation: after each epoch where one would be due), with
+        {"step": 40, "epoch": 2, "train/loss": 0.5, "valid/recall@20": 0.1, ...}. Where it returns "stop", a run that is
+        not at its end is saved and stops; None goes on. What it raises stops the run likewise, and is raised again.
 
     Returns:
-      What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C
-      stopped the run: the same call goes on with it.
+      What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C or
+      `on_evaluation` stopped the run: the same call goes on with it.
 
     Raises:
-      ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read.
+      ConfigError: a setting is unknown, of the wrong type or impossible; before anything is read. Or `on_evaluation`
+        returned something else than it may.
       DataError: the data cannot be used.
       CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
@@ -87,7 +97,7 @@ def train(
         check_run_folder(folder, config)
         if dataset is not None:
             first_only(keep_dataset, config, dataset, folder)
-        result, _ = loop.train(open_experiment(config, folder), folder, lock)
+        result, _ = loop.train(open_experiment(config, folder), folder, lock, on_evaluation)
         if result is not None:
             say_weaknesses(result, config.evaluation.metric)
     return result
@@ -95,7 +105,11 @@ def train(
 
 @without_x64()
 def refit(
-    workdir: str | os.PathLike, out: str | os.PathLike, by: str = "epochs", progress: bool = True
+    workdir: str | os.PathLike,
+    out: str | os.PathLike,
+    by: str = "epochs",
+    progress: bool = True,
+    on_evaluation: OnEvaluation | None = None,
 ) -> dict[str, Any] | None:
     """Trains a finished run's settings on the interactions of all splits, for what is served; or goes on with that.
 
@@ -104,6 +118,7 @@ def refit(
       out: folder of the refit.
       by: how long: "epochs", as many as the run's best checkpoint had; or "steps", about as many optimiser steps.
       progress: as `train`.
+      on_evaluation: as `train`, with the losses alone.
 
     Returns:
       As `train`; without metrics, as nothing is left to score. "refit_of" has those of the run.
@@ -115,7 +130,7 @@ def refit(
     """
     folder, target = _folder(workdir), _folder(out)
     with log_shown(progress):
-        return refits.refit(run_config(folder), folder, target, by)[0]
+        return refits.refit(run_config(folder), folder, target, by, on_evaluation=on_evaluation)[0]
 
 
 @without_x64()

@@ -21,21 +21,23 @@ from rearm_jax.experiment import Experiment
 from rearm_jax.recommender.fitted import Fitted, Params, scores_of
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.distributed import check_shared, first_only, is_first
+from rearm_jax.training.interrupt import StopRequest
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.progress import Progress
 from rearm_jax.training.result import describe_run
 from rearm_jax.training.run_data import check_data, data_sizes
 from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config, write_result
 from rearm_jax.training.run_path import run_path
+from rearm_jax.training.watcher import Watcher
 
 STEP = 0
 _REST = {"step": np.int32(STEP)}  # a checkpoint has something beside the parameters
 
 
-def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> dict:
+def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None, watcher: Watcher) -> dict:
     """Fits the model and evaluates it, unless the run folder has both; what result.json holds.
 
-    Args: as `rearm_jax.training.loop.train`.
+    Args: as `rearm_jax.training.loop.train`; the watcher is told of the one evaluation, and can stop nothing.
 
     Raises:
       NonFiniteError: the fit holds a NaN or an infinity; nothing is saved.
@@ -66,6 +68,8 @@ def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None = No
             if metrics:
                 progress.observe(metrics[f"valid/{config.evaluation.metric}"])
             save_fit(checkpoints, params, dataclasses.asdict(progress), progress.best_value)
+        if metrics:
+            watcher({"step": STEP} | metrics, StopRequest())
         if "test" in scored:
             metrics |= _metrics(experiment, params, "test", by_popularity=True)
     result = metrics | describe_run(experiment, progress, params, workdir) | {"best_step": STEP, "steps": STEP}

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from absl import logging
@@ -36,13 +37,16 @@ from rearm_jax.training.run_folder import CONFIG_FILE, read_result, write_config
 from rearm_jax.training.run_path import run_path
 from rearm_jax.training.step import TrainState, steps_per_epoch
 from rearm_jax.training.warm_start import warm_state
+from rearm_jax.training.watcher import OnEvaluation, Watcher
 from rearm_jax.training.writer import RunWriter
 
 # How long a device call should take, where an epoch takes longer: between calls signals and the bar are served.
 CALL_SECONDS = 4.0
 
 
-def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> tuple[dict | None, int | None]:
+def train(
+    experiment: Experiment, workdir: str, lock: RunLock | None = None, on_evaluation: OnEvaluation | None = None
+) -> tuple[dict | None, int | None]:
     """Trains until early stopping or num_epochs, from where the run folder stands; fits a fitted model.
 
     Without validation there is no early stopping: num_epochs are trained, and the last state is the one to use.
@@ -51,6 +55,9 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
       experiment: what is trained.
       workdir: run folder, made where it is missing.
       lock: of the folder, held by the caller; where it is lost, nothing more is saved.
+      on_evaluation: called after each evaluation that has been saved (without validation: where one would be), with
+        what metrics.jsonl has of it; "stop" stops the run as SIGTERM does, and so does what it raises, which is raised
+        in the end. In a run of several processes each calls its own.
 
     Returns:
       (result, None) of a finished run, or (None, number of the signal) of one that was asked to stop: the same command
@@ -60,12 +67,22 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
       NonFiniteError: a loss, gradient, parameter or metric was NaN or infinite; the checkpoints stay.
       CheckpointError: the run folder cannot be resumed or written.
     """
-    if isinstance(experiment.model, Fitted):
-        with _disk_explained(workdir):
-            return train_fitted(experiment, workdir, lock), None
+    watcher = Watcher(on_evaluation)
+    outcome: tuple[dict | None, int | None]
+    with _disk_explained(workdir):
+        if isinstance(experiment.model, Fitted):
+            outcome = train_fitted(experiment, workdir, lock, watcher), None
+        else:
+            outcome = _train_learned(experiment, workdir, lock, watcher)
+    watcher.raise_error()
+    return outcome
+
+
+def _train_learned(
+    experiment: Experiment, workdir: str, lock: RunLock | None, watcher: Watcher
+) -> tuple[dict | None, int | None]:
     config, placement = experiment.config, place(experiment)
-    keep = config.checkpoints.keep
-    with _disk_explained(workdir), Checkpoints(workdir, placement.table_rows, keep) as checkpoints:
+    with Checkpoints(workdir, placement.table_rows, config.checkpoints.keep) as checkpoints:
         state, progress = _start(placement, checkpoints)
         is_over = functools.partial(progress.is_over, config.num_epochs, config.patience)
         result = read_result(workdir)
@@ -101,7 +118,9 @@ def train(experiment: Experiment, workdir: str, lock: RunLock | None = None) -> 
                         checkpoints.wait()
                         logging.warning("saved step %d; the same command goes on from there", int(state.step))
                         return None, stopped_by
-                    _end_epoch(evaluate, state, progress, experiment, checkpoints, writer)
+                    metrics = _end_epoch(evaluate, state, progress, experiment, checkpoints, writer)
+                    if metrics is not None:
+                        watcher(metrics, request)
 
             best_step = step_to_use(checkpoints, experiment)
             if best_step is None:
@@ -220,45 +239,39 @@ def _end_epoch(
     experiment: Experiment,
     checkpoints: Checkpoints,
     writer: RunWriter | None,
-) -> None:
-    """Ends the epoch: evaluates where it is due (if there is validation), writes the metrics, and saves the state."""
+) -> dict[str, Any] | None:
+    """Ends the epoch: evaluates where it is due (if there is validation), writes the metrics, and saves the state.
+
+    Returns:
+      The line of metrics.jsonl where an evaluation was due, else None.
+    """
     config, step = experiment.config, int(state.step)
     total = steps_per_epoch(len(experiment.dataset.train), config.batch_size)
-    values = {f"train/{name}": value / total for name, value in progress.sums.items()}
-    progress.sums = {}
     progress.epoch += 1
-    if progress.epoch % config.eval_every and progress.epoch < config.num_epochs:
-        if writer:
-            writer.write(step, {"epoch": progress.epoch} | values)
-        logging.info("epoch %d  step %d  loss %.4f", progress.epoch, step, values["train/loss"])
-        return
-    start = time.perf_counter()
-    if not len(experiment.dataset.valid):
+    values: dict[str, Any] = {"epoch": progress.epoch}
+    values |= {f"train/{name}": value / total for name, value in progress.sums.items()}
+    progress.sums = {}
+    is_due = progress.epoch % config.eval_every == 0 or progress.epoch >= config.num_epochs
+    value, said = math.nan, ""
+    if is_due and len(experiment.dataset.valid):
+        start = time.perf_counter()
+        values |= evaluate(state.params, "valid")
+        progress.seconds += time.perf_counter() - start
+        check_numbers(values, step)
+        value = stopping_value(values, config)
+        progress.observe(value)
+        best = math.nan if progress.best_value is None else progress.best_value
+        said = f"  valid/{config.evaluation.metric} {value:.4f}  best {best:.4f} at epoch {progress.best_epoch}"
+        said += f"  {progress.seconds:.0f} s"
+    elif is_due:
         progress.best_epoch = progress.epoch
-        if writer:
-            writer.write(step, {"epoch": progress.epoch} | values)
-        _save(checkpoints, state, progress, math.nan)
-        logging.info("epoch %d  step %d  loss %.4f  saved", progress.epoch, step, values["train/loss"])
-        return
-    values |= evaluate(state.params, "valid")
-    progress.seconds += time.perf_counter() - start
-    check_numbers(values, step)
-    value = stopping_value(values, config)
-    progress.observe(value)
+        said = "  saved"
     if writer:
-        writer.write(step, {"epoch": progress.epoch} | values)
-    _save(checkpoints, state, progress, value)
-    logging.info(
-        "epoch %d  step %d  loss %.4f  valid/%s %.4f  best %.4f at epoch %d  %.0f s",
-        progress.epoch,
-        step,
-        values["train/loss"],
-        config.evaluation.metric,
-        value,
-        math.nan if progress.best_value is None else progress.best_value,
-        progress.best_epoch,
-        progress.seconds,
-    )
+        writer.write(step, values)
+    if is_due:
+        _save(checkpoints, state, progress, value)
+    logging.info("epoch %d  step %d  loss %.4f%s", progress.epoch, step, values["train/loss"], said)
+    return {"step": step} | values if is_due else None
 
 
 def _open_writer(workdir: str, config: ConfigDict, step: int) -> contextlib.AbstractContextManager[RunWriter | None]:

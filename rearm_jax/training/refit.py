@@ -19,12 +19,18 @@ from rearm_jax.training.run_data import keep_dataset, open_data, open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder, read_refit, read_result, write_refit
 from rearm_jax.training.run_path import run_path
 from rearm_jax.training.step import steps_per_epoch
+from rearm_jax.training.watcher import OnEvaluation
 
 REFIT_BY = ("epochs", "steps")
 
 
 def refit(
-    config: ConfigDict, workdir: str | os.PathLike, out: str | os.PathLike, by: str = "epochs", overwrite: bool = False
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    out: str | os.PathLike,
+    by: str = "epochs",
+    overwrite: bool = False,
+    on_evaluation: OnEvaluation | None = None,
 ) -> tuple[dict | None, int | None]:
     """Trains the refit of a finished run, or goes on with it.
 
@@ -35,6 +41,7 @@ def refit(
       by: how long: "epochs", as many as the run's best checkpoint had; "steps", about as many optimiser steps, in whole
         epochs, which are longer here.
       overwrite: deletes the run that `out` holds.
+      on_evaluation: as `rearm_jax.training.loop.train`.
 
     Returns:
       As `rearm_jax.training.loop.train`.
@@ -70,7 +77,7 @@ def refit(
         experiment = open_experiment(refitted, out)
         write_refit(out, origin)
         logging.info("refit of %s: it has no figures of its own, as nothing is left to score", workdir)
-        return train(experiment, os.fspath(out), lock)
+        return train(experiment, os.fspath(out), lock, on_evaluation)
 
 
 def refit_config(config: ConfigDict, result: dict, dataset: Dataset, by: str) -> ConfigDict:
