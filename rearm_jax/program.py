@@ -70,6 +70,16 @@ def run_program(body: Callable[[], int], after_error: Callable[[int], int] = int
         return after_error(CRASHED)
 
 
+def underscored(arguments: Iterable[str]) -> list[str]:
+    """Words of a command line, names of flags with underscores where they had hyphens: --k_core for --k-core."""
+    return [_underscored(argument) for argument in arguments]
+
+
+def _underscored(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+
+
 def help_was_asked_for(prog: str, description: str, known: Iterable[flags.Flag]) -> bool:
     """Whether the command line asks for help, which is then printed: flags of absl look as those of a Parser."""
     if not _HELP.intersection(sys.argv[1:]):

@@ -27,6 +27,7 @@ MODULES = (  # whose flags may be named without a command around them
     "rearm_jax.main",
     "rearm_jax.compare",
     "rearm_jax.data.prepare",
+    "rearm_jax.data.encode",
     "rearm_jax.data.download",
     "rearm_jax.inference.convert",
     "benchmarks.compile_for",
@@ -34,6 +35,7 @@ MODULES = (  # whose flags may be named without a command around them
 PARSERS = {  # module and function that define the flags of a command, where that is another module
     "rearm_jax.compare": ("rearm_jax.data.options", "compare_parser"),
     "rearm_jax.data.prepare": ("rearm_jax.data.options", "prepare_parser"),
+    "rearm_jax.data.encode": ("rearm_jax.data.options", "encode_parser"),
     "rearm_jax.data.download": ("rearm_jax.data.options", "download_parser"),
 }
 FOREIGN_MODULES = ("build", "mkdocs", "pip", "pytest", "twine", "venv")
@@ -51,14 +53,20 @@ def module_file(module: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__main__.py") if file.is_file()), None)
 
 
+def calls_in(node: ast.AST) -> list[ast.Call]:
+    return [part for part in ast.walk(node) if isinstance(part, ast.Call)]
+
+
 def flags_of(module: str) -> set[str]:
     """--names that a module's source gives to absl or argparse."""
     names = {"--help"}
     module, function = PARSERS.get(module, (module, None))
     tree = ast.parse(module_file(module).read_text())
     defining = [node for node in tree.body if function is None or getattr(node, "name", None) == function]
-    for call in (node for part in defining for node in ast.walk(part)):
-        if isinstance(call, ast.Call) and call.args:
+    called = {getattr(call.func, "id", None) for part in defining for call in calls_in(part)}
+    defining += [node for node in tree.body if function and getattr(node, "name", None) in called]
+    for call in (call for part in defining for call in calls_in(part)):
+        if call.args:
             is_definition = isinstance(call.func, ast.Attribute) and call.func.attr.startswith("DEFINE")
             texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
             if is_definition and texts:  # DEFINE(parser, name, ...) or DEFINE_kind(name, ...)
@@ -205,7 +213,8 @@ def test_mistakes_are_seen(tmp_path):
 def test_every_flag_is_explained():
     """The pages on data and output name all options of their commands."""
     data, output = ((ROOT / "docs" / name).read_text() for name in ("own-data.md", "output.md"))
-    assert [f for f in flags_of("rearm_jax.data.prepare") - {"--help"} if f"`{f}" not in data] == []
+    flags = flags_of("rearm_jax.data.prepare") | flags_of("rearm_jax.data.encode")
+    assert [f for f in flags - {"--help", "--root"} if f"`{f}" not in data] == []
     flags = flags_of("rearm_jax.main") | flags_of("rearm_jax.inference.convert")
     training = {"--help", "--overwrite", "--distributed", "--stopped_code"}  # in the README and docs/pods.md
     training |= {"--version", "--config_list"}  # in docs/index.md and docs/api.md

@@ -7,8 +7,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from rearm_jax.data import encode
-from rearm_jax.data.encode import encode_images, encode_texts, find_model
+from rearm_jax.data.encode import encode_images, encode_texts, encoder, find_model
 from rearm_jax.errors import ConfigError, DataError
 
 needs_encoder = pytest.mark.skipif(
@@ -57,7 +56,7 @@ def pictures(tmp_path):
 
 def counting_model(monkeypatch, fail_after=None):
     """Counts what goes through the model; raises KeyboardInterrupt at call number `fail_after`."""
-    calls, real = [], encode._Encoder.vectors
+    calls, real = [], encoder._Encoder.vectors
 
     def vectors(self, inputs, batch_size):
         if fail_after is not None and len(calls) == fail_after:
@@ -65,7 +64,7 @@ def counting_model(monkeypatch, fail_after=None):
         calls.append(len(inputs))
         return real(self, inputs, batch_size)
 
-    monkeypatch.setattr(encode._Encoder, "vectors", vectors)
+    monkeypatch.setattr(encoder._Encoder, "vectors", vectors)
     return calls
 
 
@@ -87,7 +86,7 @@ def test_texts(tmp_path, monkeypatch):
     # The same vectors as the library gives for one text alone.
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(find_model(encode.TEXT_MODEL)), device="cpu")
+    model = SentenceTransformer(str(find_model(encoder.TEXT_MODEL)), device="cpu")
     for number in (0, 2, 4):
         np.testing.assert_allclose(features[number], model.encode(TEXTS[number]), atol=1e-5)
 
@@ -130,7 +129,7 @@ def test_pictures(tmp_path, vit, pictures, monkeypatch):
 @needs_encoder
 def test_an_interrupted_encoding_goes_on(tmp_path, vit, pictures, monkeypatch):
     whole, _ = encode_images(pictures, str(vit), cache_dir=tmp_path / "whole")
-    monkeypatch.setattr(encode, "_CHUNK", 1)
+    monkeypatch.setattr(encoder, "_CHUNK", 1)
     with monkeypatch.context() as patch:
         counting_model(patch, fail_after=2)
         with pytest.raises(KeyboardInterrupt):
@@ -207,12 +206,12 @@ def test_a_model_that_cannot_be_downloaded(monkeypatch):
 def test_nothing_to_encode_is_refused_whatever_the_cache_holds(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr(encode, "check_encoder_installed", lambda pictures=False: None)
+    monkeypatch.setattr(encoder, "check_encoder_installed", lambda pictures=False: None)
     monkeypatch.setattr(
-        encode._Encoder, "vectors", lambda self, inputs, batch_size: np.ones((len(inputs), 3), np.float32)
+        encoder._Encoder, "vectors", lambda self, inputs, batch_size: np.ones((len(inputs), 3), np.float32)
     )
-    monkeypatch.setattr(encode._Encoder, "are_cut", lambda self, texts: np.zeros(len(texts), bool))
-    monkeypatch.setattr(encode, "_picture", lambda path: path)
+    monkeypatch.setattr(encoder._Encoder, "are_cut", lambda self, texts: np.zeros(len(texts), bool))
+    monkeypatch.setattr(encoder, "_picture", lambda path: path)
     (tmp_path / "a.png").write_bytes(b"picture")
     for encoded, empty, function in (
         (["a", ""], ["", ""], encode_texts),

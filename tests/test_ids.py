@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.prepare.interactions import read_interactions
-from rearm_jax.data.prepare.item_columns import find_pictures, read_features, read_item_columns
+from rearm_jax.data.prepare.item_columns import find_pictures, read_item_columns
+from rearm_jax.data.prepare.item_features import read_features
 from rearm_jax.errors import DataError
 
 EMPTY = {

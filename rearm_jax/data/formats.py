@@ -103,6 +103,11 @@ def read_folder(root: str, modalities: Sequence[str]) -> Folder:
     return Folder(dict(zip(SPLITS, tables, strict=False)), features, labels, by_row)
 
 
+def is_data_set(root: str | os.PathLike) -> bool:
+    """Whether a folder has files of interactions of any layout; they may be of no use yet."""
+    return any(name in {f"{split}.npy" for split in SPLITS} or name.endswith(".inter") for name in os.listdir(root))
+
+
 def _read_mmrec(
     root: str, present: list[str], inter: list[str], modalities: Sequence[str], labels: dict[str, Table]
 ) -> Folder:

@@ -1,8 +1,8 @@
-"""The flags of the command lines that get and make data, rearm_jax.data.download and rearm_jax.data.prepare, and of
+"""The flags of the command lines that get and make data, rearm_jax.data.download, prepare and encode, and of
 rearm_jax.compare."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os.path import expanduser
 
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL
@@ -104,7 +104,41 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         metavar="COLUMN,COLUMN,...",
         help="names of the columns of --interactions, whose first line names none: it then counts as a row",
     )
-    add("--items_header", type=_columns, metavar="COLUMN,...", help="the same for --items")
+    _add_items(parser, bad_rows)
+    add("--name_column", type=_columns, default=(), metavar="COLUMN[,COLUMN]", help="names for people: title (year)")
+    return parser
+
+
+def encode_parser(bad_rows: Sequence[str]) -> Parser:
+    """Of rearm_jax.data.encode. Args: the choices of --bad_rows."""
+    parser = Parser("python -m rearm_jax.data.encode", "Adds features of the items to a folder of data.")
+    add = parser.add_argument
+    add("--root", type=expanduser, required=True, metavar="DIR", help="the folder of data")
+    add("--in_order", action="store_true", help="row i of --items is item i of the folder: no ids are read")
+    add("--overwrite", action="store_true", help="replace features of that name")
+    _add_items(parser, bad_rows)
+    return parser
+
+
+def _add_items(parser: Parser, bad_rows: Sequence[str]) -> None:
+    """Flags of tables of items, how they are read, and features."""
+    add = parser.add_argument
+    add(
+        "--items",
+        action="extend",
+        nargs="+",
+        type=expanduser,
+        default=[],
+        metavar="FILE",
+        help="tables of items, with all the columns named below",
+    )
+    add("--item_id_column", metavar="COLUMN", help="of --items, and of Parquet in --features")
+    add(
+        "--items_header",
+        type=_columns,
+        metavar="COLUMN,...",
+        help="names of the columns of --items",
+    )
     add(
         "--quote",
         action="append",
@@ -128,24 +162,31 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         help="the most of a file's records that --bad_rows skip leaves out; default 0.01",
     )
     add(
-        "--items",
-        action="extend",
-        nargs="+",
-        type=expanduser,
-        default=[],
-        metavar="FILE",
-        help="tables of items, with all the columns named below",
-    )
-    add("--item_id_column", metavar="COLUMN", help="of --items, and of Parquet in --features")
-    add("--name_column", type=_columns, default=(), metavar="COLUMN[,COLUMN]", help="names for people: title (year)")
-    add(
         "--text",
         action="append",
-        type=_text,
+        type=_named_columns("text"),
         default=[],
         metavar="[MODALITY=]COLUMN[,COLUMN]",
         help="encode these columns of --items as one modality, named text if not named; may be repeated",
     )
+    add(
+        "--category",
+        action="append",
+        type=_named_columns("category"),
+        default=[],
+        metavar="[MODALITY=]COLUMN[,COLUMN]",
+        help="columns of --items as 0 and 1, one for each value, named category if not named; may be repeated",
+    )
+    add("--category_separator", metavar="TEXT", help="between several values of --category in one text")
+    add(
+        "--number",
+        action="append",
+        type=_named_columns("number"),
+        default=[],
+        metavar="[MODALITY=]COLUMN[,COLUMN]",
+        help="columns of numbers of --items, mean 0 and deviation 1, named number if not named; may be repeated",
+    )
+    add("--quantiles", type=int, default=0, metavar="N", help="--number as 0 and 1: in which of N equal parts it is")
     add(
         "--images",
         type=expanduser,
@@ -177,7 +218,6 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         metavar="DIR",
         help="where encoded vectors are kept; default %(default)s",
     )
-    return parser
 
 
 def _ratios(argument: str) -> tuple[int, ...]:
@@ -201,9 +241,12 @@ def _quote(argument: str) -> tuple[str, str]:
     return file, mode
 
 
-def _text(argument: str) -> tuple[str, tuple[str, ...]]:
-    modality, equals, columns = argument.partition("=")
-    return (modality, _columns(columns)) if equals else ("text", _columns(argument))
+def _named_columns(default: str) -> Callable[[str], tuple[str, tuple[str, ...]]]:
+    def parse(argument: str) -> tuple[str, tuple[str, ...]]:
+        modality, equals, columns = argument.partition("=")
+        return (modality, _columns(columns)) if equals else (default, _columns(argument))
+
+    return parse
 
 
 def _pair(argument: str) -> tuple[str, str]:

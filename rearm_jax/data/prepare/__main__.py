@@ -15,7 +15,7 @@ from rearm_jax.data.prepare.pipeline import prepare
 from rearm_jax.data.prepare.reading import BAD_ROWS
 from rearm_jax.data.prepare.settings import Settings
 from rearm_jax.data.prepare.splitting import METHODS
-from rearm_jax.program import DONE, run_program
+from rearm_jax.program import DONE, run_program, underscored
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,17 +31,12 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         ConfigError: a flag is unknown, or its value impossible.
     """
-    return Settings(**vars(prepare_parser(METHODS, BAD_ROWS).parse_args(map(_underscored, arguments))))
+    return Settings(**vars(prepare_parser(METHODS, BAD_ROWS).parse_args(underscored(arguments))))
 
 
 def _run(arguments: Sequence[str]) -> int:
     prepare(parse(arguments))
     return DONE
-
-
-def _underscored(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
 if __name__ == "__main__":

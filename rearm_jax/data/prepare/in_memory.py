@@ -16,7 +16,7 @@ from rearm_jax.data.prepare.settings import Settings, check_choices
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, column_names, pick_column
 from rearm_jax.errors import ConfigError, RearmError
 
-_OF_FILES = {"interactions_header", "items_header", "quote", "encoding", "bad_rows", "bad_rows_limit"}
+_OF_FILES = {"catalogue", "interactions_header", "items_header", "quote", "encoding", "bad_rows", "bad_rows_limit"}
 _GIVEN = {"interactions", "items", "features", "feature_ids", "out", "overwrite"}
 OPTIONS = tuple(field.name for field in dataclasses.fields(Settings) if field.name not in _OF_FILES | _GIVEN)
 
@@ -43,12 +43,12 @@ def dataset_from_tables(
             grouped["name_column"] = (options["name_column"],)
         settings = Settings([table], out="", items=described, features=tables, **options | grouped)
         modalities = check_choices(settings)
-        arrays, counts, _ = read_arrays(settings)
+        arrays, counts, *_ = read_arrays(settings)
     log_counts(counts)
     return prepared_dataset(arrays, modalities)
 
 
-_NAMED_COLUMNS = ("text",)
+_NAMED_COLUMNS = ("text", "category", "number")
 
 
 def _named_columns(given: Any) -> Sequence[tuple[str, Sequence[str]]]:

@@ -8,15 +8,17 @@ import dataclasses
 import importlib.metadata
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from absl import logging
 
 from rearm_jax.data.encode import encode_images, encode_texts
 from rearm_jax.data.folder import write_folder
+from rearm_jax.data.prepare.coded import Coded, one_hot, scaled
 from rearm_jax.data.prepare.interactions import read_interactions
-from rearm_jax.data.prepare.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
+from rearm_jax.data.prepare.item_columns import find_pictures, join_texts, make_names, read_item_columns
+from rearm_jax.data.prepare.item_features import read_features
 from rearm_jax.data.prepare.reading import Account, Reading
 from rearm_jax.data.prepare.settings import Settings, check
 from rearm_jax.data.prepare.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
@@ -37,13 +39,14 @@ def prepare(settings: Settings) -> dict:
     """
     start = time.monotonic()
     modalities = check(settings)
-    arrays, counts, accounts = read_arrays(settings)
+    arrays, counts, columns, accounts = read_arrays(settings)
     report = {
         "settings": dataclasses.asdict(settings),
         "modalities": {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities},
+        "columns": columns,
         "counts": counts,
         "lines": {account.path: account.as_dict() for account in accounts},
-        "versions": _versions(),
+        "versions": versions(),
         "seconds": round(time.monotonic() - start, 1),
     }
     write_folder(settings.out, arrays, report, settings.overwrite)
@@ -55,18 +58,21 @@ def prepare(settings: Settings) -> dict:
     return report
 
 
-def read_arrays(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, int], list[Account]]:
+def read_arrays(
+    settings: Settings,
+) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, list[str]], list[Account]]:
     """What a folder holds of settings that were checked: arrays by the stems of their files, counts of what was kept
-    and dropped, and the accounts of text files.
+    and dropped, what the columns of modalities from categories and numbers stand for, and the accounts of text files.
 
     Raises:
         DataError: as `prepare`.
     """
     counts: dict[str, int] = {}
+    columns: dict[str, list[str]] = {}
     readings = settings.reading_interactions(), settings.reading_items()
     arrays = _interaction_arrays(settings, readings[0], counts)
-    arrays.update(_item_arrays(settings, arrays["item_ids"], readings[1], counts))
-    return arrays, counts, [found.account for reading in readings for found in reading.found.values()]
+    arrays.update(item_arrays(settings, arrays["item_ids"], readings[1], counts, columns))
+    return arrays, counts, columns, [found.account for reading in readings for found in reading.found.values()]
 
 
 def log_counts(counts: Mapping[str, int]) -> None:
@@ -128,18 +134,32 @@ def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, 
     return {**pairs_of, "user_ids": read.user_ids[kept_users], "item_ids": read.item_ids[kept_items]}
 
 
-def _item_arrays(
-    settings: Settings, item_ids: np.ndarray, reading: Reading, counts: dict[str, int]
+def item_arrays(
+    settings: Settings,
+    item_ids: np.ndarray,
+    reading: Reading,
+    counts: dict[str, int],
+    columns: dict[str, list[str]],
 ) -> dict[str, np.ndarray]:
-    """Names and features, by the stems of their files. What is cheap to read is read first: errors come early."""
+    """Names and features, by the stems of their files. What is cheap to read is read first: errors come early.
+
+    Args:
+        settings: that were checked.
+        item_ids: text (num_items,).
+        reading: how text is read.
+        counts: gets what was found and what is missing.
+        columns: gets what the columns of modalities from categories and numbers stand for.
+    """
     arrays: dict[str, np.ndarray] = {}
     pictures, num_others = None, 0
     if settings.images is not None:
         pictures, num_others = find_pictures(settings.images, item_ids)
-    columns = {column: None for _, named in settings.text for column in named} | dict.fromkeys(settings.name_column)
+    wanted = [*(column for _, named in (*settings.text, *settings.number) for column in named), *settings.name_column]
     texts: dict[str, list[str]] = {}
     if settings.items:
-        texts, seen = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column, reading)
+        texts, seen = read_item_columns(
+            settings.items, list(dict.fromkeys(wanted)), item_ids, settings.item_id_column, reading
+        )
         counts["items without a row in --items"] = seen["absent"]
         counts["items of --items without interactions that were kept"] = seen["others"]
         counts["ids of --items with blanks around them (cut)"] = seen["cut"]
@@ -160,6 +180,8 @@ def _item_arrays(
         counts[f"{name}: items without features (zero rows)"] = seen["absent"]
         counts[f"{name}: features of items without interactions that were kept"] = seen["others"]
         counts[f"{name}: ids with blanks around them (cut)"] = seen["cut"]
+    for name, coded in _coded(settings, texts, item_ids, reading):
+        arrays[f"{name}_feat"], columns[name], counts[f"{name}: items without a value (zero rows)"] = coded
     batch_size, device, cache = settings.batch_size, settings.device, settings.cache
     for name, named in settings.text:
         joined = join_texts([texts[column] for column in named])
@@ -173,7 +195,23 @@ def _item_arrays(
     return arrays
 
 
-def _versions() -> dict[str, str]:
+def _coded(
+    settings: Settings, texts: Mapping[str, list[str]], item_ids: np.ndarray, reading: Reading
+) -> Iterator[tuple[str, Coded]]:
+    """The modalities from categories and numbers."""
+    listed = list(dict.fromkeys(column for _, named in settings.category for column in named))
+    parts, _ = (
+        read_item_columns(settings.items, listed, item_ids, settings.item_id_column, reading, as_parts=True)
+        if listed
+        else ({}, {})
+    )
+    for name, named in settings.category:
+        yield name, one_hot({column: parts[column] for column in named}, settings.category_separator)
+    for name, named in settings.number:
+        yield name, scaled({column: texts[column] for column in named}, settings.quantiles, item_ids)
+
+
+def versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:

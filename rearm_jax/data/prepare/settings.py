@@ -34,6 +34,10 @@ class Settings:
     item_id_column: str | None = None
     name_column: Sequence[str] = ()
     text: Sequence[tuple[str, Sequence[str]]] = ()
+    category: Sequence[tuple[str, Sequence[str]]] = ()
+    category_separator: str | None = None
+    number: Sequence[tuple[str, Sequence[str]]] = ()
+    quantiles: int = 0
     images: str | None = None
     features: Sequence[tuple[str, str | Frame]] = ()
     feature_ids: Sequence[tuple[str, str]] = ()
@@ -69,6 +73,8 @@ def check(settings: Settings) -> tuple[str, ...]:
         ConfigError: settings do not go together, a package is missing, or `out` is there.
         DataError: an input is not there.
     """
+    if not settings.interactions:
+        raise ConfigError("--interactions names no file")
     modalities = check_choices(settings)
     check_out(settings.out, settings.overwrite)
     return modalities
@@ -76,8 +82,6 @@ def check(settings: Settings) -> tuple[str, ...]:
 
 def check_choices(settings: Settings) -> tuple[str, ...]:
     """`check`, but for where the folder goes."""
-    if not settings.interactions:
-        raise ConfigError("--interactions names no file")
     if settings.k_core < 1:
         raise ConfigError(f"--k_core is {settings.k_core}, and must be at least 1 (which keeps everything)")
     if settings.min_rating is not None and not math.isfinite(settings.min_rating):
@@ -91,12 +95,23 @@ def check_choices(settings: Settings) -> tuple[str, ...]:
     ratios = (8, 1, 1) if settings.ratios is None else settings.ratios
     if len(ratios) != 3 or not all(0 <= r <= 1000 for r in ratios) or not ratios[0]:
         raise ConfigError(f"--ratios is {ratios}: three whole numbers up to 1000, such as 8:1:1, the first not 0")
-    if (settings.text or settings.name_column) and not settings.items:
-        raise ConfigError("--text and --name_column name columns of a table of items: give it with --items")
-    modalities = [name for name, _ in (*settings.text, *settings.features)] + ["image"] * (settings.images is not None)
+    of_columns = (*settings.text, *settings.category, *settings.number)
+    if (of_columns or settings.name_column) and not settings.items:
+        raise ConfigError(
+            "--text, --category, --number and --name_column name columns of a table of items: give it with --items"
+        )
+    modalities = [name for name, _ in (*of_columns, *settings.features)] + ["image"] * (settings.images is not None)
     if not modalities:
-        raise ConfigError("no features: give --text, --images or --features; the model needs one modality at least")
+        raise ConfigError(
+            "no features: give --text, --category, --number, --images or --features; the model needs one modality at "
+            "least"
+        )
     check_modalities(modalities)
+    if settings.category_separator == "" or settings.quantiles < 0 or settings.quantiles == 1:
+        raise ConfigError(
+            f"--category_separator is {settings.category_separator!r}, --quantiles {settings.quantiles}: some "
+            "text, and at least 2 (or 0 for none)"
+        )
     if len(dict(settings.feature_ids)) < len(settings.feature_ids):
         raise ConfigError("--feature_ids: every modality may be named once only")
     if unknown := {name for name, _ in settings.feature_ids} - {name for name, _ in settings.features}:
