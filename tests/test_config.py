@@ -175,6 +175,7 @@ BAD = {
     "checkpoints.keep": ("", "best", "Params", None, 2, ("whole",)),
     **dict.fromkeys(("data.source", "model.name"), ("", "REARM", "folder ", None, 1)),
     "graph.knn": ("", "Exact", "approximate", None, 1, ("auto",)),
+    "graph.ties": ("", "Drawn", "seeded", None, 1, ("drawn",)),
     "residual.model": ("rearm", "EASE", "ease ", None, 1, ("ease",)),
     "residual.weights": ((), (-0.1,), (0.5, 0.5), (NAN,), (INF,), (True,), ("1",), [0.5], 0.5, None),
     "evaluation.ks": ((), (0,), (-5,), (5, 5), (5, 20.0), (True, 20), ("20",), [20], 20, None),

@@ -205,6 +205,7 @@ CHANGES = [
     ({}, {"user_interest": False, "item_cooccurrence": False}, set()),
     ({}, {"knn": "exact"}, set()),
     ({}, {"knn": "approx"}, INTEREST | SEMANTIC),
+    ({}, {"ties": "lowest"}, SEMANTIC),
     ({"protocol": "reference"}, {"seed": 1}, COOCCURRENCE),
     ({"protocol": "reference"}, {"user_knn_k": 7}, INTEREST | COOCCURRENCE),  # the padding of items goes on behind it
     ({"protocol": "reference"}, {"user_cooccurrence_weight": 0.41}, set()),

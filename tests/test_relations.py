@@ -320,9 +320,9 @@ def test_knn_in_chunks_equals_knn_at_once(monkeypatch, setting, value):
     expected = [relations.knn_graph(features, 6).toarray() for features in (exact, rounded)]
     shapes, nearest = [], knn._nearest
 
-    def recorded(normalised, queries, start, rows, k):
+    def recorded(normalised, queries, start, rows, k, draws_ties):
         shapes.append((start, rows))
-        return nearest(normalised, queries, start, rows, k)
+        return nearest(normalised, queries, start, rows, k, draws_ties)
 
     monkeypatch.setattr(knn, setting, value)
     monkeypatch.setattr(knn, "_nearest", recorded)
@@ -335,7 +335,7 @@ def test_knn_in_chunks_equals_knn_at_once(monkeypatch, setting, value):
 
 def test_knn_on_the_device_holds_a_chunk_and_no_dense_matrix():
     n, rows = 20_000, knn._CHUNK_ROWS
-    program = knn._nearest.lower(jnp.zeros((n, 8)), jnp.zeros((n, 8)), 0, rows, 5).compile()
+    program = knn._nearest.lower(jnp.zeros((n, 8)), jnp.zeros((n, 8)), 0, rows, 5, False).compile()
     assert program.memory_analysis().temp_size_in_bytes < 3 * rows * n * 4 < n * n * 4 / 10
 
 

@@ -27,7 +27,7 @@ _CHUNK_QUERIES = 2**14
 _SAMPLE = 256  # rows that are searched exactly, to choose the number of groups, and again as many to measure the recall
 _WANTED_RECALL = 0.97  # on the rows to choose with: some margin over LEAST_RECALL
 _MOST_GROUPS = 256  # searched for a row; beyond it, exact search is not much slower
-_SEED = 1
+_SEED = 1  # of groups, samples and draws among ties
 
 
 def choose_method(setting: str, n: int) -> str:
@@ -35,6 +35,16 @@ def choose_method(setting: str, n: int) -> str:
     if setting != "auto":
         return setting
     return "exact" if n <= EXACT_UP_TO else "approx"
+
+
+def are_ties_drawn(setting: str, method: str) -> bool:
+    """Whether neighbours among ties are drawn; `setting` is config.graph.ties. Approximate search keeps what it has."""
+    return setting == "drawn" and method == "exact"
+
+
+def search_settings(k: int, method: str, draws_ties: bool) -> dict[str, Any]:
+    """What shapes a kNN graph beside its features, for the cache."""
+    return {"k": k, "method": method} | ({"ties": f"drawn, seed {_SEED}"} if draws_ties else {})
 
 
 def check_installed(setting: str) -> None:
@@ -51,9 +61,9 @@ def check_installed(setting: str) -> None:
 
 
 def nearest_exact(
-    features: np.ndarray, k: int, name: str, queries: np.ndarray | None = None
+    features: np.ndarray, k: int, name: str, queries: np.ndarray | None = None, draws_ties: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of largest cosine similarity to each query; ties go to the lower id.
+    """The k rows of largest cosine similarity to each query; ties go to the lower id, or are drawn.
 
     The similarity to a zero row is 0. Computed on the device in chunks of queries; memory O(m k + (n + m) d + chunk n).
 
@@ -62,6 +72,9 @@ def nearest_exact(
       k: 1 to n.
       name: shown by the progress bar and in the log.
       queries: float32 (m, d), m > 0; None: the rows of `features`, each of which then finds itself, too.
+      draws_ties: without queries: where more rows are as similar as the k-th (and that is not 0) than there are places,
+        those that get one are drawn for each row anew, by a fixed seed; the row itself goes before them. Nothing else
+        changes. Else items of one category, say, would all have the same few neighbours.
 
     Returns:
       Similarities float32 (m, k), largest first, and ids int32 (m, k).
@@ -73,7 +86,8 @@ def nearest_exact(
     values, neighbours = np.empty((m, k), np.float32), np.empty((m, k), np.int32)
     for start in tqdm(range(0, m, rows), desc=name, unit="chunk", disable=None, leave=False):
         start = min(start, m - rows)  # the last chunk overlaps the one before: one shape, one compilation
-        values[start : start + rows], neighbours[start : start + rows] = _nearest(normalised, wanted, start, rows, k)
+        found = _nearest(normalised, wanted, start, rows, k, draws_ties)
+        values[start : start + rows], neighbours[start : start + rows] = found
     logging.info("neighbours %s: exact", name)
     return values, neighbours
 
@@ -162,9 +176,35 @@ def _normalise(features: jax.Array) -> jax.Array:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-@partial(jax.jit, static_argnames=("rows", "k"))
-def _nearest(normalised: jax.Array, queries: jax.Array, start: int, rows: int, k: int) -> tuple[jax.Array, jax.Array]:
+@partial(jax.jit, static_argnames=("rows", "k", "draws_ties"))
+def _nearest(
+    normalised: jax.Array, queries: jax.Array, start: int, rows: int, k: int, draws_ties: bool
+) -> tuple[jax.Array, jax.Array]:
     chunk = jax.lax.dynamic_slice_in_dim(queries, start, rows)
     # HIGHEST: the default of GPUs and TPUs rounds the factors, and near neighbours would change places.
     similarities = jnp.einsum("rd,nd->rn", chunk, normalised, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(similarities, k)
+    values, neighbours = jax.lax.top_k(similarities, k)
+    if draws_ties:
+        neighbours = _drawn(similarities, values, neighbours, start + jnp.arange(rows))
+    return values, neighbours
+
+
+def _drawn(similarities: jax.Array, values: jax.Array, neighbours: jax.Array, nodes: jax.Array) -> jax.Array:
+    """The neighbours int32 (rows, k), drawn where more tie with the last than have a place; `nodes` are the rows."""
+    n, k = similarities.shape[1], values.shape[1]
+    last = values[:, -1:]
+    is_tied = similarities == last
+    num_above = jnp.sum(values > last, axis=1, keepdims=True)
+    is_contested = (jnp.sum(is_tied, axis=1, keepdims=True) > k - num_above) & (last != 0)
+
+    def draw() -> jax.Array:
+        key = jax.random.key(_SEED, impl="threefry2x32")
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, nodes)  # of the node: chunks change nothing
+        draws = jax.vmap(lambda own: jax.random.bits(own, (n,)))(keys)
+        draws = (draws >> 1).astype(jnp.int32).at[jnp.arange(len(nodes)), nodes].set(jnp.iinfo(jnp.int32).max)
+        _, order = jax.lax.top_k(jnp.where(is_tied, draws, -1), k)
+        place = jnp.arange(k) - num_above
+        drawn = jnp.take_along_axis(order, jnp.maximum(place, 0), axis=1)
+        return jnp.where(is_contested & (place >= 0), drawn, neighbours)
+
+    return jax.lax.cond(jnp.any(is_contested), draw, lambda: neighbours)

@@ -7,6 +7,7 @@ Every graph is a square scipy.sparse.csr_array of float32 with sorted, unique in
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -108,17 +109,20 @@ def user_interest_features(train: np.ndarray, num_users: int, features: np.ndarr
     return sums
 
 
-def knn_graph(features: np.ndarray, k: int, name: str = "kNN", method: str = "exact") -> scipy.sparse.csr_array:
+def knn_graph(
+    features: np.ndarray, k: int, name: str = "kNN", method: str = "exact", draws_ties: bool = False
+) -> scipy.sparse.csr_array:
     """The k nodes of largest cosine similarity to each node, itself included, each value divided by k + 1e-7.
 
-    (Every row has degree k: D^-1/2 S D^-1/2.) Ties go to the lower id (of approximate search: those that it finds
-    first). The similarity to a zero row is 0; entries of value 0 are not stored.
+    (Every row has degree k: D^-1/2 S D^-1/2.) Ties go to the lower id, or are drawn (of approximate search: those that
+    it finds first). The similarity to a zero row is 0; entries of value 0 are not stored.
 
     Args:
       features: float32 (n, d).
       k: neighbours of a node, 1 to n.
       name: shown by the progress bar and in the log.
       method: "exact" or "approx", see knn.py.
+      draws_ties: of exact search, see `nearest_exact`.
 
     Returns:
       float32 (n, n).
@@ -129,7 +133,8 @@ def knn_graph(features: np.ndarray, k: int, name: str = "kNN", method: str = "ex
     """
     n = len(features)
     check_k(k, n)
-    values, neighbours = {"exact": nearest_exact, "approx": nearest_approximate}[method](features, k, name)
+    exact = partial(nearest_exact, draws_ties=draws_ties)
+    values, neighbours = (exact if method == "exact" else nearest_approximate)(features, k, name)
     scale = np.float32((k + _EPSILON) ** -0.5)
     indptr = np.arange(n + 1) * k
     return _canonical(

@@ -17,7 +17,7 @@ def semantic_graph(dataset: Dataset, modality: str, k: int, graph: ConfigDict) -
       dataset: with the features of the modality.
       modality: its name.
       k: neighbours of an item.
-      graph: config.graph, with `knn` and `cache_dir`.
+      graph: config.graph, with `knn`, `ties` and `cache_dir`.
 
     Returns:
       float32 (num_items, num_items), cosine similarities divided by k.
@@ -28,10 +28,11 @@ def semantic_graph(dataset: Dataset, modality: str, k: int, graph: ConfigDict) -
     """
     relations.check_k(k, dataset.num_items)
     method = knn.choose_method(graph.knn, dataset.num_items)
+    draws_ties = knn.are_ties_drawn(graph.ties, method)
     if method == "approx":
         knn.check_installed(graph.knn)
     # Name and settings are those of REARM's relation, which is then found, too.
     relation = f"item semantic ({modality})"
-    build = partial(relations.knn_graph, dataset.features[modality], k, relation, method)
-    path = graph_path(relation, dataset.content_hash, {"k": k, "method": method}, graph.cache_dir)
+    build = partial(relations.knn_graph, dataset.features[modality], k, relation, method, draws_ties)
+    path = graph_path(relation, dataset.content_hash, knn.search_settings(k, method, draws_ties), graph.cache_dir)
     return cached_graph(relation, build, dataset.num_items, path)

@@ -35,7 +35,7 @@ from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.graphs.semantic import semantic_graph
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
-from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TIES, TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -55,6 +55,7 @@ class Model(Ranked, Featured):
     """LightGCN over the edges of an epoch, and the frozen graph of the items."""
 
     title = "FREEDOM"
+    added_later = {"graph.ties": "lowest"}
     settings = {
         "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
         "graph.item_knn_k": ITEM_KNN_K,
@@ -62,6 +63,7 @@ class Model(Ranked, Featured):
             (), MODALITY_WEIGHTS, "of each modality's graph of items; the paper's are (0.1, 0.9) for image and text"
         ),
         "graph.knn": KNN,
+        "graph.ties": TIES,
         "graph.edge_dropout": Setting(0.8, FRACTION, "share of the user-item edges that an epoch leaves out"),
         "model.embedding_dim": Setting(64, integer(1), "width of the embeddings"),
         "model.num_layers": Setting(2, integer(0), "of the user-item graph"),

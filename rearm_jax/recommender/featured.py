@@ -13,6 +13,12 @@ from rearm_jax.recommender.contract import Inputs, Recommender
 from rearm_jax.settings import SWITCH, Setting, choice, integer
 
 ITEM_KNN_K = Setting(10, integer(1), "neighbours of an item in the graph of a modality", "items")
+TIES = Setting(
+    "drawn",
+    choice("drawn", "lowest"),
+    'which of equally similar items are neighbours in the item semantic graph, where not all can be: "drawn" for each '
+    'item, always the same; "lowest" ids',
+)
 KNN = Setting(
     "auto",
     choice("auto", "exact", "approx"),

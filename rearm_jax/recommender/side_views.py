@@ -11,7 +11,7 @@ from rearm_jax.graphs.adjacency import Adjacency, items_to_users, propagate
 from rearm_jax.losses import contrastive_loss
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Representations, used
-from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TIES, TRAIN_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, xavier_uniform
 from rearm_jax.recommender.objectives import l2_of_rows, row_weights
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
@@ -22,6 +22,7 @@ SIDE_VIEWS: Mapping[str, Setting] = {
     "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
     "graph.item_knn_k": ITEM_KNN_K,
     "graph.knn": KNN,
+    "graph.ties": TIES,
     "model.embedding_dim": Setting(64, integer(1), "width of the embeddings"),
     "model.num_layers": Setting(2, integer(0), "of the user-item graph, for the ID embeddings"),
     "model.init_scale": Setting(
@@ -47,6 +48,7 @@ class SideViews(Ranked, Featured, kw_only=True):
     """A model that declares SIDE_VIEWS among its settings, and gives the views "side" and "shared" (see `losses`)."""
 
     by_row = False
+    added_later = {"graph.ties": "lowest"}
     rates = {**Ranked.rates, **dict.fromkeys(("contrastive_weight", "temperature", "l2_weight"), np.float32)}
     ranks_new_items = False  # a graph of the items for each modality is more than a new item's one row can stand in for
 

@@ -69,6 +69,8 @@ class _Side:
         self.has_neighbours = self._weight != 1 and not self.is_off
         self.has_cooccurrence = self._weight != 0 and not self.is_off
         self.knn_method = knn.choose_method(graph.knn, self._num_nodes)
+        # Of users the lowest ids stay: their features are means, which are seldom equal.
+        self._draws_ties = name == "item" and knn.are_ties_drawn(graph.ties, self.knn_method)
         relations.check_k(self._k, self._num_nodes)
 
     def combined(self) -> scipy.sparse.csr_array:
@@ -126,13 +128,13 @@ class _Side:
             table = features
             if self.name == "user":
                 table = relations.user_interest_features(dataset.train, dataset.num_users, features)
-            return relations.knn_graph(table, self._k, name, self.knn_method)
+            return relations.knn_graph(table, self._k, name, self.knn_method, self._draws_ties)
 
         return self._cached(name, build, settings)
 
     def _neighbours_key(self, modality: str) -> tuple[str, dict]:
         name = {"user": f"user interest ({modality})", "item": f"item semantic ({modality})"}[self.name]
-        return name, {"k": self._k, "method": self.knn_method}
+        return name, knn.search_settings(self._k, self.knn_method, self._draws_ties)
 
     def _cached(self, name: str, build: _Build, settings: dict) -> scipy.sparse.csr_array:
         return cached_graph(name, build, self._num_nodes, self._path(name, settings))

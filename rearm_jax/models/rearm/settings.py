@@ -1,6 +1,6 @@
 """REARM's settings. The defaults are the paper's for Baby, but for the modality weights."""
 
-from rearm_jax.recommender.featured import KNN
+from rearm_jax.recommender.featured import KNN, TIES
 from rearm_jax.recommender.ranked import RANKING, RANKING_BEFORE, RANKING_SPACE
 from rearm_jax.recommender.search_space import Choice, LogUniform, Uniform
 from rearm_jax.settings import (
@@ -40,6 +40,7 @@ SETTINGS = {
         (), MODALITY_WEIGHTS, "of each modality in the item semantic graph; (): equal shares"
     ),
     "graph.knn": KNN,
+    "graph.ties": TIES,
     "model.embedding_dim": Setting(64, integer(1), "of the ID embeddings and of each modality"),
     "model.init_scale": Setting(0.1, POSITIVE, "standard deviation of the ID embeddings at the start"),
     "model.rank": Setting(3, integer(1), "of the meta-network's transformations"),
@@ -108,6 +109,7 @@ JOINT_RULES = (
 )
 # Switches that runs of the first version lack: the published model.
 ADDED_LATER = {
+    "graph.ties": "lowest",
     "model.init_scale": 0.1,
     **RANKING_BEFORE,
     **{f"graph.{relation}": True for relation in RELATIONS},
