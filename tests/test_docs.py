@@ -248,6 +248,31 @@ def test_the_notebook_page_runs(tmp_path, monkeypatch, capsys):
     assert all(line.count("'Title ") == 5 for line in printed)
 
 
+def test_the_spec_of_the_page_on_comparisons_runs():
+    """Each row becomes the settings of a run."""
+    [body] = [
+        body for _, language, body in CODE_BLOCK.findall((ROOT / "docs/compare.md").read_text()) if language == "python"
+    ]
+    names: dict = {}
+    exec(compile(body, "compare.md", "exec"), names)
+    spec = names["get_spec"]()
+    configs = {row: spec.config("demo", row, {}, 0, test=False) for row in spec.rows}
+    assert [config.model.name for config in configs.values()] == ["ease", "lightgcn", "lightgcn", "lightgcn", "bpr"]
+    assert configs["LightGCN, softmax"].loss.ranking == "softmax"
+    assert configs["LightGCN + EASE"].residual.model == "ease"
+
+
+def test_the_page_on_new_models_names_what_the_worked_example_has():
+    """tests/test_registered_model.py trains, evaluates, recommends and exports a model from outside."""
+    page = (ROOT / "docs" / "contributing.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    first = page.split("In `bpr.py`, from the top:")[1].split("\n2. ")[0]
+    leading = re.findall(r"^ +- (.*?)[:,] ", first, re.M)
+    named = [name for words in leading for name in re.findall(r"`(\w+)`", words)]
+    assert named == ["title", "settings", "relations", "__call__", "losses"]
+    model = models.find("bpr")
+    assert [name for name in named if not hasattr(model, name)] == []
+
+
 def test_settings_page_is_current():
     page = (ROOT / "docs" / "settings.md").read_text()
     assert page == fill(page), "docs/settings.md is old: .venv/bin/python -m docs.settings_page"
