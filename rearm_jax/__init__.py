@@ -7,6 +7,8 @@ those functions are made of; `Recommender` and `register` are for models from ou
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rearm_jax.version import VERSION
+
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.api import default_config, evaluate, load, recommend, refit, train
     from rearm_jax.data.dataset import load_dataset
@@ -14,7 +16,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.models.rearm import REARM
     from rearm_jax.recommender.contract import Recommender
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "REARM",

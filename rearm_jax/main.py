@@ -29,7 +29,6 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-import rearm_jax
 from rearm_jax.command_line import PathParser, parse_flags
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
@@ -51,6 +50,7 @@ from rearm_jax.training.precision import without_x64
 from rearm_jax.training.refit import REFIT_BY, refit
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
+from rearm_jax.version import VERSION
 
 _MODES = ("train", "refit", "evaluate", "recommend", "export", "visualize", "review")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings: configs/NAME.py, or NAME", lock_config=True)
@@ -137,7 +137,7 @@ def _dispatch() -> int:
     if len(remaining) > 1:
         raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
     if _VERSION.value or _CONFIG_LIST.value:
-        print(rearm_jax.__version__ if _VERSION.value else list_shipped())
+        print(VERSION if _VERSION.value else list_shipped())
         return DONE
     _check_flags()
     # Tracing makes millions of objects; a collector that looks through all modules again each time slows it by a fifth.
