@@ -14,6 +14,7 @@ from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
 from rearm_jax.inference.recommend_files import as_objects
+from rearm_jax.inference.rules import NO_RULES, Rules, check_rules
 from rearm_jax.inference.seen import check_seen, find_seen
 from rearm_jax.inference.trained import Trained
 from rearm_jax.training.precision import without_x64
@@ -43,6 +44,7 @@ class TrainedModel:
         k: int = 20,
         unknown: str = "refuse",
         seen: str | os.PathLike = "all",
+        rules: Rules = NO_RULES,
     ) -> list[dict[str, Any]]:
         """The k best items of each user, without those that the user has already.
 
@@ -53,20 +55,22 @@ class TrainedModel:
             most train interactions. Their lists come last.
           seen: what users have already: the interactions of all splits ("all"), of train alone ("train"), nothing
             ("none"), or beside all splits those of a table, the file of which is named here.
+          rules: what may be listed, such as `rearm_jax.Rules(allow=["A17", "B4"])`.
 
         Returns:
           {"user": id, "source": "model" or "popular", "items": [{"item": id, "name": ..., "score": ...}, ...]} for each
           user, best item first; "name" where the catalogue has names.
 
         Raises:
-          ConfigError: k, `unknown` or `seen` is impossible, or `users` is no list of ids.
-          DataError: a user is unknown.
+          ConfigError: k, `unknown`, `seen` or a rule is impossible, or `users` is no list of ids.
+          DataError: a user is unknown, or a file of a rule cannot be used.
         """
         named = given_users(users)
         check_options(k, unknown)
         check_seen(seen)
+        check_rules(rules)
         bought = find_seen(self._trained.experiment.dataset, seen)
-        items, blocks = lists.recommend(self._trained, named, k, unknown=unknown, seen=bought)
+        items, blocks = lists.recommend(self._trained, named, k, unknown=unknown, seen=bought, rules=rules)
         return [user for block in blocks for user in as_objects(items, block)]
 
     @without_x64()
