@@ -40,7 +40,8 @@ from rearm_jax.training.placement import place
 
 DATA = {"office": ("title", "description"), "ml-100k": ("text", "genres")}  # folder -> modalities
 SHARE, K, NEIGHBOURS = 0.2, 20, 10
-SETTINGS = {
+SETTINGS = {  # of runs on the whole of MovieLens
+    "lightgcn": {"learning_rate": 1e-2},
     "rearm": {
         "weight_decay": 1e-2,
         "graph.user_knn_k": 20,
@@ -120,7 +121,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             dataset, features, held_out = hold_out(whole, seed)
             config = default.get_config(name)
-            changes = {"seed": seed, "num_epochs": arguments.epochs, "patience": 6, "batch_size": 1024}
+            changes = {"seed": seed, "num_epochs": arguments.epochs, "patience": 10, "batch_size": 1024}
             config.update_from_flattened_dict(changes | SETTINGS.get(name, {}))
             config.data.update(root=str(root), modalities=DATA[arguments.data])
             config.log.update(progress=False, tensorboard=False)

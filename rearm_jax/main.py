@@ -33,7 +33,7 @@ from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.review import below_bounds, review
-from rearm_jax.inference.rules import Rules, check_rules, parse_max_per
+from rearm_jax.inference.rules import ONLY, Rules, check_rules, parse_max_per
 from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import Trained, load_trained, run_config
 from rearm_jax.program import DONE, INTERRUPTED, WORSE, help_was_asked_for, run_program
@@ -75,8 +75,11 @@ _ITEMS = flags.DEFINE(PathParser(), "items", None, "table of items with the colu
 _ITEM_ID_COLUMN = flags.DEFINE_string("item_id_column", None, "of --items, where it is not recognised")
 _UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that the catalogue does not have")
 _NEW_ITEMS = flags.DEFINE(
-    PathParser(), "new_items", None, "folder of features and ids of items that training did not see"
+    PathParser(), "new_items", None, "folder of items that training did not see; none; without it those of the data"
 )
+_FRESH_SHARE = flags.DEFINE_float("fresh_share", None, "part of the places for fresh items, by their scores", 0.0, 1.0)
+_FRESH_BELOW = flags.DEFINE_integer("fresh_below", 5, "fresh: with fewer train interactions", lower_bound=1)
+_ONLY = flags.DEFINE_enum("only", None, ONLY, "new: lists of fresh items alone")
 _SEEN = flags.DEFINE(
     PathParser(),
     "seen",
@@ -114,6 +117,7 @@ _MODES_OF_FLAGS = {
     "distributed": ("train", "evaluate"),
     **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
     **dict.fromkeys(("allow", "max_per", "items", "item_id_column"), ("recommend",)),
+    **dict.fromkeys(("fresh_share", "fresh_below", "only"), ("recommend",)),
     "seen": ("recommend", "export"),
     **dict.fromkeys(("user_column", "item_column"), ("recommend", "export", "review")),
     **dict.fromkeys(("lists", "interactions", "before", "min_recall", "min_coverage", "min_overlap"), ("review",)),
@@ -219,7 +223,8 @@ def _evaluate() -> int:
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
     check_seen(_SEEN.value)
-    rules = Rules(_ALLOW.value, parse_max_per(_MAX_PER.value), _ITEMS.value, _ITEM_ID_COLUMN.value)
+    of_items = _ALLOW.value, parse_max_per(_MAX_PER.value), _ITEMS.value, _ITEM_ID_COLUMN.value
+    rules = Rules(*of_items, _FRESH_SHARE.value, _FRESH_BELOW.value, _ONLY.value)
     check_rules(rules)
     with _trained_run() as trained:
         recommend_run(

@@ -1,5 +1,6 @@
 """A trained model as an object: opened once, asked often, under outside ids."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
+from rearm_jax.inference.new_items import NewItems, own_new_items, represent_new_items
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.rules import NO_RULES, Rules, check_rules
 from rearm_jax.inference.seen import check_seen, find_seen
@@ -46,7 +48,8 @@ class TrainedModel:
         seen: str | os.PathLike = "all",
         rules: Rules = NO_RULES,
     ) -> list[dict[str, Any]]:
-        """The k best items of each user, without those that the user has already.
+        """The k best items of each user, without those that the user has already; among them the items without
+        interactions that `prepare --catalogue all` kept, where the model can rank them.
 
         Args:
           users: outside ids; None: all.
@@ -59,7 +62,8 @@ class TrainedModel:
 
         Returns:
           {"user": id, "source": "model" or "popular", "items": [{"item": id, "name": ..., "score": ...}, ...]} for each
-          user, best item first; "name" where the catalogue has names.
+          user, best item first; "name" where the catalogue has names, and "new" (true or false) where items without
+          interactions are ranked, too.
 
         Raises:
           ConfigError: k, `unknown`, `seen` or a rule is impossible, or `users` is no list of ids.
@@ -69,8 +73,11 @@ class TrainedModel:
         check_options(k, unknown)
         check_seen(seen)
         check_rules(rules)
-        bought = find_seen(self._trained.experiment.dataset, seen)
-        items, blocks = lists.recommend(self._trained, named, k, unknown=unknown, seen=bought, rules=rules)
+        new = self._new_items
+        bought = find_seen(self._trained.experiment.dataset, seen, new_item_ids=new.ids.tolist() if new else ())
+        items, blocks = lists.recommend(
+            self._trained, named, k, unknown=unknown, new_items=new, seen=bought, rules=rules
+        )
         return [user for block in blocks for user in as_objects(items, block)]
 
     @without_x64()
@@ -141,6 +148,11 @@ class TrainedModel:
     def item_vectors(self) -> np.ndarray:
         """float32 (num_items, c). Raises as `user_vectors`."""
         return self._vectors[1]
+
+    @functools.cached_property
+    def _new_items(self) -> NewItems | None:
+        new = own_new_items(self._trained)
+        return new and dataclasses.replace(new, vectors=represent_new_items(self._trained, new.features))
 
     @functools.cached_property
     def _vectors(self) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,8 @@ than k where a user's candidates run out. A user without train interactions has 
 features are zero, and its relations the most popular users'. rules.py has what else decides who gets what.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,48 +15,20 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from rearm_jax.data.dataset import Dataset, group_by_user
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.errors import DataError
 from rearm_jax.evaluation.baselines import most_popular_scores
-from rearm_jax.evaluation.limited_ranking import Limit, keep_allowed, rank_limited
+from rearm_jax.evaluation.limited_ranking import keep_allowed, rank_limited
 from rearm_jax.evaluation.ranking import make_blocks
 from rearm_jax.evaluation.scoring import Scores, dot_products, each_block, rank_block
-from rearm_jax.inference.arguments import (
-    Id,
-    check_options,
-    given_users,
-    item_rows,
-    pair_rows,
-    plain_ids,
-    some_ids,
-)
+from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
 from rearm_jax.inference.new_items import NewItems, represent_new_items
-from rearm_jax.inference.rules import NO_RULES, Rules, allowed, check_rules, find_limits
+from rearm_jax.inference.request import Items, Request, all_items, make_request
+from rearm_jax.inference.rules import NO_RULES, Rules, check_rules
 from rearm_jax.inference.seen import Seen, find_seen
 from rearm_jax.inference.trained import Trained
 
 _keep_allowed = jax.jit(keep_allowed)
-_rank_limited = jax.jit(rank_limited, static_argnames="k")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Items:
-    """What is ranked: the items of the catalogue, and new ones behind them.
-
-    Attributes:
-      ids: (n,), text or integers.
-      names: (n,), text or integers, or None where neither the catalogue nor the new items have names.
-      num_new: the last so many are new.
-    """
-
-    ids: np.ndarray
-    names: np.ndarray | None
-    num_new: int = 0
-
-    @property
-    def first_new(self) -> int:
-        """Row of the first new item; n without any."""
-        return len(self.ids) - self.num_new
+_rank_limited = jax.jit(rank_limited, static_argnames=("k", "num_reserved"))
 
 
 class Lists(NamedTuple):
@@ -74,25 +45,6 @@ class Lists(NamedTuple):
     items: np.ndarray
     scores: np.ndarray
     source: str
-
-
-class _Request(NamedTuple):
-    """What holds for the lists of all users.
-
-    Attributes:
-      k: places in a list.
-      candidates: int32 (n,), rows of `Items`, ascending; below, an item is its place among them.
-      limits: of the candidates.
-      excluded, allowed: pairs by user, as `group_by_user` has them; None: all are allowed.
-      block_size: users ranked at a time.
-    """
-
-    k: int
-    candidates: np.ndarray
-    limits: list[Limit]
-    excluded: tuple[np.ndarray, np.ndarray]
-    allowed: tuple[np.ndarray, np.ndarray] | None
-    block_size: int
 
 
 def recommend(
@@ -134,7 +86,7 @@ def recommend(
     check_options(k, unknown)
     check_rules(rules)
     dataset = trained.experiment.dataset
-    items, user_ids = _items(dataset, new_items), dataset.labels.user_ids
+    items, user_ids = all_items(dataset, new_items), dataset.labels.user_ids
     rows = {user: row for row, user in enumerate(user_ids.tolist())}
     users = list(rows) if users is None else plain_ids(users, user_ids, "user")
     if not users:
@@ -149,7 +101,7 @@ def recommend(
     for user in strangers:
         rows.setdefault(user, len(rows))
 
-    request = _request(trained, items, rows, k, never, exclude, seen or find_seen(dataset, "all"), rules)
+    request = make_request(trained, items, rows, k, never, exclude, seen or find_seen(dataset, "all"), rules)
     if request.allowed is not None:
         _say_who_gets_nothing(request.allowed, [rows[user] for user in users])
 
@@ -158,9 +110,10 @@ def recommend(
         scores = trained.scores
         if new_items is not None:
             # Before the first list is asked for: it refuses new items that resemble nothing.
-            new_vectors = represent_new_items(trained, new_items.features)
+            vectors = new_items.vectors
+            vectors = represent_new_items(trained, new_items.features) if vectors is None else vectors
             out = trained.representations
-            scores = dot_products(out.users, jnp.concatenate([out.items, new_vectors]))
+            scores = dot_products(out.users, jnp.concatenate([out.items, vectors]))
         parts.append(_ranked(request, known, [rows[user] for user in known], scores, "model"))
     if strangers:
         popularity = most_popular_scores(dataset.train, len(items.ids))
@@ -176,44 +129,7 @@ def recommend(
     return items, _with_progress(itertools.chain(*parts), len(users))
 
 
-def _request(
-    trained: Trained,
-    items: Items,
-    rows: Mapping[Id, int],
-    k: int,
-    never: Sequence[Id],
-    exclude: Sequence[tuple[Id, Id]],
-    seen: Seen,
-    rules: Rules,
-) -> _Request:
-    """Args: as `recommend`; `rows` are of all users of the catalogue, and of those that are asked for."""
-    user_ids = trained.experiment.dataset.labels.user_ids
-    left_out = {row for row in item_rows(never, items.ids, "to leave out") if row is not None}
-    candidates = np.setdiff1d(np.arange(len(items.ids), dtype=np.int32), list(left_out))
-    if not 1 <= k <= len(candidates):
-        but = f", {len(left_out)} of which nobody gets" if left_out else ""
-        raise ConfigError(f"k is {k}: there are {len(items.ids)} items{but}; k must be 1 to {len(candidates)}")
-    allowed_items, allowed_pairs = allowed(rules) if rules.allow is not None else ((), ())
-    if allowed_items:
-        in_stock = [row for row in item_rows(allowed_items, items.ids, "to allow") if row is not None]
-        candidates = np.intersect1d(candidates, np.array(in_stock, np.int32))
-        if not len(candidates):
-            raise DataError("no item is left: each of those to allow is to be left out, too. Check both lists")
-    own = [(rows[user], item) for user, own in seen.of_strangers.items() if user in rows for item in own]
-    not_again = pair_rows(exclude, items.ids, user_ids, rows, "to leave out")
-    excluded = np.concatenate([seen.pairs, not_again, np.array(own, np.int32).reshape(-1, 2)])
-    allowed_rows = pair_rows(allowed_pairs, items.ids, user_ids, rows, "to allow")
-    return _Request(
-        k,
-        candidates,
-        [Limit(limit.groups[candidates], limit.most) for limit in find_limits(rules, items.ids)],
-        _places_by_user(excluded, candidates, len(rows)),
-        _places_by_user(allowed_rows, candidates, len(rows)) if allowed_pairs else None,
-        trained.experiment.config.evaluation.block_size,
-    )
-
-
-def _ranked(request: _Request, users: list[Id], rows: list[int], scores: Scores, source: str) -> Iterator[Lists]:
+def _ranked(request: Request, users: list[Id], rows: list[int], scores: Scores, source: str) -> Iterator[Lists]:
     """Lists of users, a block at a time, by what scores their rows."""
     candidates, block_size = request.candidates, request.block_size
     places = min(request.k, len(candidates))
@@ -231,8 +147,17 @@ def _ranked(request: _Request, users: list[Id], rows: list[int], scores: Scores,
             block_scores = block_scores[:, candidates]
         if allowed_pairs is not None:
             block_scores = _keep_allowed(block_scores, allowed_pairs)
-        if request.limits:
-            found, best = jax.device_get(_rank_limited(block_scores, block, k=places, limits=request.limits))
+        if request.limits or request.reserved is not None:
+            found, best = jax.device_get(
+                _rank_limited(
+                    block_scores,
+                    block,
+                    k=places,
+                    limits=request.limits,
+                    reserved=request.reserved,
+                    num_reserved=min(request.num_reserved, places),
+                )
+            )
         else:
             found, best = rank_block(block_scores, block, places)
         stop = min(start + len(block.users), len(users))  # the last block may be padded
@@ -255,23 +180,3 @@ def _with_progress(lists: Iterator[Lists], num_users: int) -> Iterator[Lists]:
         for some in lists:
             yield some
             bar.update(len(some.users))
-
-
-def _items(dataset: Dataset, new_items: NewItems | None) -> Items:
-    labels = dataset.labels
-    ids, names = labels.item_ids, None if labels.item_names is labels.item_ids else labels.item_names
-    if new_items is None:
-        return Items(ids, names)
-    if names is not None or new_items.names is not None:
-        # An item without a name goes by its id.
-        both = [ids if names is None else names, new_items.ids if new_items.names is None else new_items.names]
-        names = np.concatenate([part.astype(str) for part in both])
-    return Items(np.concatenate([ids, new_items.ids]), names, len(new_items.ids))
-
-
-def _places_by_user(pairs: np.ndarray, candidates: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
-    """`group_by_user` of the pairs whose item is a candidate; items by their place among the candidates."""
-    place = np.full(1 + max(candidates.max(), pairs[:, 1].max(initial=0)), -1, np.int32)
-    place[candidates] = np.arange(len(candidates))
-    pairs = np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1)
-    return group_by_user(pairs[pairs[:, 1] >= 0], num_users)

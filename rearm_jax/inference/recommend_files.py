@@ -20,9 +20,10 @@ from absl import logging
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.inference.arguments import Id
 from rearm_jax.inference.extras import import_extra
-from rearm_jax.inference.new_items import read_new_items
+from rearm_jax.inference.new_items import own_new_items, read_new_items
 from rearm_jax.inference.output import check_output_file, output_file
-from rearm_jax.inference.recommend import Items, Lists, recommend
+from rearm_jax.inference.recommend import Lists, recommend
+from rearm_jax.inference.request import Items
 from rearm_jax.inference.rules import NO_RULES, Rules, check_rules, read_items_or_pairs, read_text
 from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import Trained
@@ -54,7 +55,7 @@ def recommend_run(
       out: the file; None: standard output (not for Parquet). A file that is there is replaced.
       exclude: a file for `read_items_or_pairs`, or None.
       unknown: "refuse" or "popular", see `recommend`.
-      new_items: a folder for `read_new_items`, or None.
+      new_items: a folder for `read_new_items`; "none": the catalogue alone; None: those of `own_new_items`.
       seen, user_column, item_column: what users have already, for `find_seen`.
       rules: what may be listed.
 
@@ -65,8 +66,12 @@ def recommend_run(
     check_rules(rules)
     users = parse_users(users) if isinstance(users, str) else users
     never, pairs = read_items_or_pairs(exclude) if exclude is not None else ([], [])
-    new = read_new_items(new_items, trained) if new_items is not None else None
-    bought = find_seen(trained.experiment.dataset, seen, user_column, item_column)
+    if new_items is None:
+        new = own_new_items(trained)
+    else:
+        new = read_new_items(new_items, trained) if new_items != "none" else None
+    new_ids = [] if new is None else new.ids.tolist()
+    bought = find_seen(trained.experiment.dataset, seen, user_column, item_column, new_ids)
     items, lists = recommend(trained, users, k, never, pairs, unknown, new, bought, rules)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):

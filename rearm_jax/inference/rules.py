@@ -1,4 +1,7 @@
-"""Rules for lists, as a shop has them: what may be listed at all, and how many of a brand or a category."""
+"""Rules for lists, as a shop has them: what may be listed at all, how many of a brand or a category, how much is fresh.
+
+An item is fresh if it has few train interactions: the items of the catalogue below a number, and all new items.
+"""
 
 import csv
 import dataclasses
@@ -15,6 +18,7 @@ from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.evaluation.limited_ranking import Limit, make_limit
 from rearm_jax.inference.arguments import Id, given_ids, is_integer
 
+ONLY = ("new",)
 Path = str | os.PathLike
 Pair = tuple[Id, Id]  # user and item
 
@@ -30,12 +34,20 @@ class Rules:
         ranking. Several columns hold together. An item without a value is not limited.
       items: file of the table of items, in any format of data/prepare/tables.py, that has these columns.
       item_id_column: of that table; None: the first that is recognised.
+      fresh_share: of the k places, rounded to whole ones, so many go to fresh items, or as many as a user's candidates
+        have; no more of them are listed. They are taken first, the best by their own scores; the others fill the rest,
+        and the list is sorted by scores. None: fresh items are ranked as any others.
+      fresh_below: an item is fresh with fewer train interactions.
+      only: "new": lists are made of fresh items alone.
     """
 
     allow: Path | Sequence[Id] | Sequence[Pair] | None = None
     max_per: Mapping[str, int] = dataclasses.field(default_factory=dict)
     items: Path | None = None
     item_id_column: str | None = None
+    fresh_share: float | None = None
+    fresh_below: int = 5
+    only: str | None = None
 
 
 NO_RULES = Rules()
@@ -58,6 +70,15 @@ def check_rules(rules: Rules) -> None:
         raise ConfigError("`items` is the table of items for max_per, which is not given")
     if rules.items is not None and not os.path.isfile(rules.items):
         raise ConfigError(f"items = {shown(rules.items)}: there is no such file")
+    share = rules.fresh_share
+    if share is not None and not (isinstance(share, (int, float, np.number)) and 0 <= share <= 1):
+        raise ConfigError(f"fresh_share = {shown(share)}: must be a part of the places, from 0 to 1")
+    if not is_integer(rules.fresh_below) or rules.fresh_below < 1:
+        raise ConfigError(f"fresh_below = {shown(rules.fresh_below)}: must be an integer, 1 or more")
+    if rules.only is not None and rules.only not in ONLY:
+        raise ConfigError(f"only = {shown(rules.only)}: must be one of {', '.join(map(repr, ONLY))}, or None")
+    if rules.only == "new" and share is not None:
+        raise ConfigError('fresh_share says nothing where only = "new": every item is a fresh one; leave one out')
 
 
 def parse_max_per(texts: Sequence[str]) -> dict[str, int]:
