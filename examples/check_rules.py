@@ -1,7 +1,7 @@
 """Counts what breaks a shop's rules: python examples/check_rules.py LISTS.parquet STOCK.csv PRODUCTS.csv ORDERS.csv ...
 
-Reads these files, and nothing else. Ends with code 1 where a list holds a product that is not in stock, or more than two
-of a brand, or where no list holds a product that nobody has ordered.
+Reads these files, and nothing else. Ends with code 1 where a list holds a product that is not in stock, or more than
+two of a brand, or where no list holds a product that nobody has ordered.
 """
 
 import csv
