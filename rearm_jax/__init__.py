@@ -12,6 +12,7 @@ from rearm_jax.version import VERSION
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.api import default_config, evaluate, load, recommend, refit, train
     from rearm_jax.data.dataset import load_dataset
+    from rearm_jax.inference.rules import Rules
     from rearm_jax.models import register
     from rearm_jax.models.rearm import REARM
     from rearm_jax.recommender.contract import Recommender
@@ -21,6 +22,7 @@ __version__ = VERSION
 __all__ = [
     "REARM",
     "Recommender",
+    "Rules",
     "default_config",
     "evaluate",
     "load",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "REARM": "rearm_jax.models.rearm",
     "Recommender": "rearm_jax.recommender.contract",
+    "Rules": "rearm_jax.inference.rules",
     "default_config": "rearm_jax.api",
     "evaluate": "rearm_jax.api",
     "load": "rearm_jax.api",

@@ -52,8 +52,8 @@ def compare_parser() -> Parser:
     return parser
 
 
-def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
-    """Of the fields of prepare.Settings. Args: the choices of --split and of --bad_rows."""
+def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str], catalogues: Sequence[str]) -> Parser:
+    """Of the fields of prepare.Settings. Args: the choices of --split, of --bad_rows and of --catalogue."""
     parser = Parser(
         "python -m rearm_jax.data.prepare",
         "Makes a data folder from tables (CSV, TSV, JSON lines, Parquet), texts and pictures.",
@@ -135,6 +135,12 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         default=[],
         metavar="FILE",
         help="tables of items, with all the columns named below",
+    )
+    add(
+        "--catalogue",
+        choices=catalogues,
+        default="interactions",
+        help="all: keeps items of --items without interactions, too, as new items; default interactions",
     )
     add("--item_id_column", metavar="COLUMN", help="of --items, and of Parquet in --features")
     add("--name_column", type=_columns, default=(), metavar="COLUMN[,COLUMN]", help="names for people: title (year)")

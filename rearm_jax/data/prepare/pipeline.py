@@ -8,14 +8,16 @@ import dataclasses
 import importlib.metadata
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
 from rearm_jax.data.encode import encode_images, encode_texts
-from rearm_jax.data.folder import write_folder
+from rearm_jax.data.folder import NEW_ITEMS, write_folder
 from rearm_jax.data.prepare.interactions import read_interactions
 from rearm_jax.data.prepare.item_columns import find_pictures, join_texts, make_names, read_features, read_item_columns
+from rearm_jax.data.prepare.new_items import find_new_items, split_new_items
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.settings import Settings, check
 from rearm_jax.data.prepare.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
@@ -39,7 +41,7 @@ def prepare(settings: Settings) -> dict:
     counts: dict[str, int] = {}
     readings = settings.reading_interactions(), settings.reading_items()
     arrays = _interaction_arrays(settings, readings[0], counts)
-    arrays.update(_item_arrays(settings, arrays["item_ids"], readings[1], counts))
+    arrays.update(_arrays_of_all(settings, arrays["item_ids"], modalities, readings[1], counts))
     accounts = [found.account for reading in readings for found in reading.found.values()]
     report = {
         "settings": dataclasses.asdict(settings),
@@ -112,10 +114,28 @@ def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, 
     return {**pairs_of, "user_ids": read.user_ids[kept_users], "item_ids": read.item_ids[kept_items]}
 
 
-def _item_arrays(
-    settings: Settings, item_ids: np.ndarray, reading: Reading, counts: dict[str, int]
+def _arrays_of_all(
+    settings: Settings, item_ids: np.ndarray, modalities: Sequence[str], reading: Reading, counts: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Names and features, by the stems of their files. What is cheap to read is read first: errors come early."""
+    """`_item_arrays`, and with --catalogue all those of items without interactions, in a folder of their own."""
+    if settings.catalogue != "all":
+        return _item_arrays(settings, item_ids, len(item_ids), reading, counts)
+    others = find_new_items(settings.items, item_ids, settings.item_id_column, reading)
+    everything = np.concatenate([item_ids, others])
+    arrays = _item_arrays(settings, everything, len(item_ids), reading, counts)
+    kept, new, num_bare = split_new_items({**arrays, "item_ids": everything}, len(item_ids), modalities)
+    counts["new items: of --items, without interactions that were kept"] = len(others) - num_bare
+    counts["dropped: items of --items without interactions and features"] = num_bare
+    return kept | {f"{NEW_ITEMS}/{stem}": array for stem, array in new.items()}
+
+
+def _item_arrays(
+    settings: Settings, item_ids: np.ndarray, num_kept: int, reading: Reading, counts: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Names and features, by the stems of their files. What is cheap to read is read first: errors come early.
+
+    Args: the first `num_kept` items have interactions.
+    """
     arrays: dict[str, np.ndarray] = {}
     pictures, num_others = None, 0
     if settings.images is not None:
@@ -125,11 +145,12 @@ def _item_arrays(
     if settings.items:
         texts, seen = read_item_columns(settings.items, list(columns), item_ids, settings.item_id_column, reading)
         counts["items without a row in --items"] = seen["absent"]
-        counts["items of --items without interactions that were kept"] = seen["others"]
+        if settings.catalogue != "all":
+            counts["items of --items without interactions that were kept"] = seen["others"]
         counts["ids of --items with blanks around them (cut)"] = seen["cut"]
         counts["dropped: blank rows of --items"] = seen["blank"]
         counts["dropped: rows of --items whose item had one"] = seen["again"]
-        if seen["absent"] == len(item_ids):
+        if seen["absent"] == num_kept:
             raise DataError(
                 f"{', '.join(settings.items)}: none of the interactions' items is there; check the id columns"
             )

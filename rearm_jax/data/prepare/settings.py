@@ -12,6 +12,8 @@ from rearm_jax.data.prepare.reading import BAD_ROWS, QUOTES, Reading
 from rearm_jax.data.prepare.splitting import METHODS
 from rearm_jax.errors import ConfigError, DataError
 
+CATALOGUES = ("interactions", "all")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -30,6 +32,7 @@ class Settings:
     ratios: tuple[int, int, int] | None = None
     seed: int = 0
     items: Sequence[str] = ()
+    catalogue: str = "interactions"
     item_id_column: str | None = None
     name_column: Sequence[str] = ()
     text: Sequence[tuple[str, Sequence[str]]] = ()
@@ -85,6 +88,10 @@ def check(settings: Settings) -> tuple[str, ...]:
         raise ConfigError(f"--ratios is {ratios}: three whole numbers up to 1000, such as 8:1:1, the first not 0")
     if (settings.text or settings.name_column) and not settings.items:
         raise ConfigError("--text and --name_column name columns of a table of items: give it with --items")
+    if settings.catalogue not in CATALOGUES or (settings.catalogue == "all" and not settings.items):
+        raise ConfigError(
+            f"--catalogue is {settings.catalogue!r}: one of {', '.join(CATALOGUES)}; all keeps what --items lists"
+        )
     modalities = [name for name, _ in (*settings.text, *settings.features)] + ["image"] * (settings.images is not None)
     if not modalities:
         raise ConfigError("no features: give --text, --images or --features; the model needs one modality at least")
