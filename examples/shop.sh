@@ -14,12 +14,13 @@ raw=$out/raw
 rearm=("$python" -m rearm_jax.main)
 columns=(--user_column customer --item_column sku)
 
-prepare() { # FOLDER ORDERS.csv ...: what is bought counts once, the newest orders are validation and test
+prepare() { # FOLDER ORDERS.csv ...: what is bought counts once, the newest orders are validation and test; all products
   local folder=$1
   shift
   "$python" -m rearm_jax.data.prepare --interactions "$@" "${columns[@]}" --time_column ordered_at \
     --rating_column quantity --min_rating 1 --bad_rows skip --items "$raw/products.csv" --item_id_column sku \
-    --name_column title,brand --features text="$raw/products.parquet" --split global-time --out "$folder"
+    --name_column title,brand --features text="$raw/products.parquet" --catalogue all --split global-time \
+    --out "$folder"
 }
 
 train() { # DATA RUN SETTING ...
@@ -30,8 +31,18 @@ train() { # DATA RUN SETTING ...
     --workdir "$run" "$@"
 }
 
-lists() { # RUN LISTS.parquet
-  "${rearm[@]}" --mode recommend --workdir "$1" --k 20 --format parquet --out "$2"
+lists() { # RUN LISTS.parquet FLAG ...: of what is in stock, two of a brand at most, 2 of 20 places for fresh products
+  local run=$1 file=$2
+  shift 2
+  "${rearm[@]}" --mode recommend --workdir "$run" --k 20 --allow "$raw/stock.csv" --max_per brand=2 \
+    --items "$raw/products.csv" --item_id_column sku --fresh_share 0.1 --format parquet --out "$file" "$@"
+}
+
+check() { # LISTS.parquet ORDERS.csv ...: that the lists keep the rules, and hold nothing that was bought
+  local file=$1
+  shift
+  "$python" examples/check_lists.py "$file" "$@"
+  "$python" examples/check_rules.py "$file" "$raw/stock.csv" "$raw/products.csv" "$@"
 }
 
 # The shop's exports.
@@ -47,12 +58,11 @@ best=$("$python" examples/best_run.py recall@20 "$out"/week1-*)
 # 2. The best settings on all orders, and everybody's list.
 "${rearm[@]}" --mode refit --workdir "$best" --out "$out/final1"
 lists "$out/final1" "$out/lists1.parquet"
-"$python" examples/check_lists.py "$out/lists1.parquet" "$raw/orders.csv"
+check "$out/lists1.parquet" "$raw/orders.csv"
 
 # 3. The nights of the week: the same model, without what was bought since.
-"${rearm[@]}" --mode recommend --workdir "$out/final1" --seen "$raw/orders_next.csv" "${columns[@]}" --k 20 \
-  --format parquet --out "$out/lists1b.parquet"
-"$python" examples/check_lists.py "$out/lists1b.parquet" "$raw"/orders*.csv
+lists "$out/final1" "$out/lists1b.parquet" --seen "$raw/orders_next.csv" "${columns[@]}"
+check "$out/lists1b.parquet" "$raw"/orders*.csv
 
 # 4. A week later: how did the lists fare? Then the same with the new orders, from where the run stood.
 "${rearm[@]}" --mode review --lists "$out/lists1.parquet" --interactions "$raw/orders_next.csv" "${columns[@]}" \
@@ -61,7 +71,7 @@ prepare "$out/data2" "$raw/orders.csv" "$raw/orders_next.csv"
 train "$out/data2" "$out/week2" --config.learning_rate="${best##*week1-}" --init_from "$best"
 "${rearm[@]}" --mode refit --workdir "$out/week2" --out "$out/final2"
 lists "$out/final2" "$out/lists2.parquet"
-"$python" examples/check_lists.py "$out/lists2.parquet" "$raw"/orders*.csv
+check "$out/lists2.parquet" "$raw"/orders*.csv
 
 # 5. What is served: the new lists, unless too little of the old ones is in them.
 if "${rearm[@]}" --mode review --lists "$out/lists2.parquet" --before "$out/lists1.parquet" \

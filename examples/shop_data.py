@@ -5,6 +5,7 @@ Customers like some kinds of product more than others, and buy on 100 days and i
 - orders.csv, orders_next.csv: customer, sku, ordered_at, quantity. Dates in four ways of writing, ids with blanks
   around them, blank lines, rows twice, returns as a quantity of -1 and, in the first, lines that are cut off;
 - products.csv: sku, title, brand, text; some never ordered, some without a text, some in the file twice;
+- stock.csv: what can be delivered, a sku a line; some of it is in no other file;
 - products.parquet: sku and a vector of its words, which stands in for a text encoder (prepare has one: --text).
 
 The same seed gives the same files.
@@ -49,6 +50,8 @@ def main(folder: str) -> None:
     vectors = pl.Series(
         [word_vector(" ".join(product[1:])).tolist() for product in products], dtype=pl.List(pl.Float32)
     )
+    in_stock = [sku for sku, *_ in products if rng.random() < 0.9]
+    (out / "stock.csv").write_text("\n".join([*in_stock, "P-900", "P-901", ""]), encoding="utf-8")
     pl.DataFrame({"sku": [sku for sku, *_ in products], "vector": vectors}).write_parquet(out / "products.parquet")
 
 

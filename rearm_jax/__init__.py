@@ -8,19 +8,23 @@ outside.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rearm_jax.version import VERSION
+
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers and editors
     from rearm_jax.api import default_config, evaluate, load, recommend, refit, train
     from rearm_jax.data.dataset import Dataset, load_dataset
+    from rearm_jax.inference.rules import Rules
     from rearm_jax.models import register
     from rearm_jax.models.rearm import REARM
     from rearm_jax.recommender.contract import Recommender
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "REARM",
     "Dataset",
     "Recommender",
+    "Rules",
     "default_config",
     "evaluate",
     "load",
@@ -35,6 +39,7 @@ _HOMES = {
     "Dataset": "rearm_jax.data.dataset",
     "REARM": "rearm_jax.models.rearm",
     "Recommender": "rearm_jax.recommender.contract",
+    "Rules": "rearm_jax.inference.rules",
     "default_config": "rearm_jax.api",
     "evaluate": "rearm_jax.api",
     "load": "rearm_jax.api",

@@ -22,6 +22,7 @@ from rearm_jax.default import get_config
 from rearm_jax.errors import ConfigError
 from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.model import TrainedModel
+from rearm_jax.inference.rules import NO_RULES, Rules, check_rules
 from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import load_trained, run_config
 from rearm_jax.training import loop
@@ -163,8 +164,9 @@ def recommend(
     k: int = 20,
     unknown: str = "refuse",
     seen: str | os.PathLike = "all",
+    rules: Rules = NO_RULES,
 ) -> list[dict[str, Any]]:
-    """`load(workdir).recommend(users, k, unknown, seen)`: the k best items of each user.
+    """`load(workdir).recommend(users, k, unknown, seen, rules)`: the k best items of each user.
 
     Every call opens the run. For millions of users or new items take rearm_jax/inference/recommend.py, which streams.
 
@@ -175,7 +177,8 @@ def recommend(
     users = given_users(users)
     check_options(k, unknown)  # before the run is opened, which takes longer
     check_seen(seen)
-    return load(folder).recommend(users, k, unknown, seen)
+    check_rules(rules)
+    return load(folder).recommend(users, k, unknown, seen, rules)
 
 
 def _folder(workdir: Any) -> str:

@@ -2,6 +2,9 @@
 
 import os
 import re
+import shlex
+import shutil
+import sys
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -51,6 +54,19 @@ def parse_flags(argv: list[str]) -> list[str]:
         given = next((argument for argument in argv if re.match("--?config=", argument)), "--config")
         reason = str(error).strip().rpartition("\n")[2].strip()
         raise ConfigError(f"{given}: {type(error).__name__}: {reason}") from error
+
+
+def run_name(config_file: str) -> str:
+    """What a run of a config is called: configs/tiktok.py:lightgcn -> tiktok-lightgcn."""
+    name = "-".join(part for part in re.sub(r"\.py(:|$)", r"\1", config_file.rsplit("/", 1)[-1]).split(":") if part)
+    return name.strip(".") or "run"  # a name such as ".." would lead out of runs/
+
+
+def program_name() -> str:
+    """How this program was called, without its arguments: `.venv/bin/python -m rearm_jax.main`, or `rearm_jax`."""
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    script = os.path.basename(words[-1])
+    return script if shutil.which(script) == words[-1] else shlex.join(words)
 
 
 class _ForModel(flags.ArgumentParser):

@@ -53,6 +53,7 @@ SETTINGS = {
         "", PATH, "run folder to start from: its best parameters, matched by outside ids; see docs/output.md"
     ),
     "init_optimizer": Setting(False, SWITCH, "whether the state of that run's optimiser is taken over, too"),
+    "negatives": Setting("all", choice("all", "trained"), 'which items; "trained": those with a train interaction'),
     "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
     "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
     "patience": Setting(20, integer(0), "stop after more than this many evaluations without a gain"),
@@ -207,6 +208,7 @@ ADDED_LATER = {
     "data.train_on": "train",
     "init_from": "",
     "init_optimizer": False,
+    "negatives": "all",
     "matmul_precision": "highest",
     "checkpoints.keep": "whole",
     "residual.model": "",

@@ -17,9 +17,6 @@ import contextlib
 import gc
 import json
 import os
-import re
-import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -29,14 +26,14 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-import rearm_jax
-from rearm_jax.command_line import PathParser, parse_flags
+from rearm_jax.command_line import PathParser, parse_flags, program_name, run_name
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.arguments import UNKNOWN
 from rearm_jax.inference.export import check_export, export_run
 from rearm_jax.inference.recommend_files import FORMATS, check_output, recommend_run
 from rearm_jax.inference.review import below_bounds, review
+from rearm_jax.inference.rules import ONLY, Rules, check_rules, parse_max_per
 from rearm_jax.inference.seen import check_seen
 from rearm_jax.inference.trained import Trained, load_trained, run_config
 from rearm_jax.program import DONE, INTERRUPTED, WORSE, help_was_asked_for, run_program
@@ -51,6 +48,7 @@ from rearm_jax.training.precision import without_x64
 from rearm_jax.training.refit import REFIT_BY, refit
 from rearm_jax.training.run_data import open_experiment
 from rearm_jax.training.run_folder import check_run_folder, clear_run_folder
+from rearm_jax.version import VERSION
 
 _MODES = ("train", "refit", "evaluate", "recommend", "export", "visualize", "review")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the settings: configs/NAME.py, or NAME", lock_config=True)
@@ -71,10 +69,17 @@ _USERS = flags.DEFINE_string(
 _K = flags.DEFINE_integer("k", 20, "items in a list", lower_bound=1)
 _FORMAT = flags.DEFINE_enum("format", "jsonl", FORMATS, "of the recommendations")
 _EXCLUDE = flags.DEFINE(PathParser(), "exclude", None, "CSV file of items, or of users and items, never to recommend")
+_ALLOW = flags.DEFINE(PathParser(), "allow", None, "CSV file of items in stock, or of users and items: nothing else")
+_MAX_PER = flags.DEFINE_multi_string("max_per", [], "COLUMN=N: at most N items of one value of that column of --items")
+_ITEMS = flags.DEFINE(PathParser(), "items", None, "table of items with the columns of --max_per")
+_ITEM_ID_COLUMN = flags.DEFINE_string("item_id_column", None, "of --items, where it is not recognised")
 _UNKNOWN = flags.DEFINE_enum("unknown", "refuse", UNKNOWN, "what users get that the catalogue does not have")
 _NEW_ITEMS = flags.DEFINE(
-    PathParser(), "new_items", None, "folder of features and ids of items that training did not see"
+    PathParser(), "new_items", None, "folder of items that training did not see; none; without it those of the data"
 )
+_FRESH_SHARE = flags.DEFINE_float("fresh_share", None, "part of the places for fresh items, by their scores", 0.0, 1.0)
+_FRESH_BELOW = flags.DEFINE_integer("fresh_below", 5, "fresh: with fewer train interactions", lower_bound=1)
+_ONLY = flags.DEFINE_enum("only", None, ONLY, "new: lists of fresh items alone")
 _SEEN = flags.DEFINE(
     PathParser(),
     "seen",
@@ -111,6 +116,8 @@ _MODES_OF_FLAGS = {
     "refit_by": ("refit",),
     "distributed": ("train", "evaluate"),
     **dict.fromkeys(("users", "k", "format", "exclude", "unknown", "new_items"), ("recommend",)),
+    **dict.fromkeys(("allow", "max_per", "items", "item_id_column"), ("recommend",)),
+    **dict.fromkeys(("fresh_share", "fresh_below", "only"), ("recommend",)),
     "seen": ("recommend", "export"),
     **dict.fromkeys(("user_column", "item_column"), ("recommend", "export", "review")),
     **dict.fromkeys(("lists", "interactions", "before", "min_recall", "min_coverage", "min_overlap"), ("review",)),
@@ -137,7 +144,7 @@ def _dispatch() -> int:
     if len(remaining) > 1:
         raise ConfigError(f"unexpected arguments: {' '.join(remaining[1:])}")
     if _VERSION.value or _CONFIG_LIST.value:
-        print(rearm_jax.__version__ if _VERSION.value else list_shipped())
+        print(VERSION if _VERSION.value else list_shipped())
         return DONE
     _check_flags()
     # Tracing makes millions of objects; a collector that looks through all modules again each time slows it by a fifth.
@@ -170,7 +177,7 @@ def _train() -> int:
         raise ConfigError("--config is missing: name a file, or one of --config_list, such as --config=demo")
     if _INIT_FROM.value or _INIT_OPTIMIZER.value:
         config.init_from, config.init_optimizer = _INIT_FROM.value or config.init_from, _INIT_OPTIMIZER.value
-    workdir = _WORKDIR.value or f"runs/{_config_name()}"
+    workdir = _WORKDIR.value or f"runs/{run_name(config_flags.get_config_filename(flags.FLAGS['config']))}"
     if config.init_from and os.path.realpath(config.init_from) == os.path.realpath(workdir):
         raise ConfigError(f"--init_from names {workdir}, the run itself: name another --workdir")
     with RunLock(workdir) as lock:
@@ -186,7 +193,7 @@ def _train() -> int:
     metric = experiment.config.evaluation.metric
     logging.info("%s\nrun folder: %s (all metrics: result.json)", table(result, metric), workdir)
     say_weaknesses(result, metric)
-    logging.info("%s", next_commands(_program(), workdir, experiment.dataset.labels.user_ids[:100]))
+    logging.info("%s", next_commands(program_name(), workdir, experiment.dataset.labels.user_ids[:100]))
     return DONE
 
 
@@ -216,6 +223,9 @@ def _evaluate() -> int:
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
     check_seen(_SEEN.value)
+    of_items = _ALLOW.value, parse_max_per(_MAX_PER.value), _ITEMS.value, _ITEM_ID_COLUMN.value
+    rules = Rules(*of_items, _FRESH_SHARE.value, _FRESH_BELOW.value, _ONLY.value)
+    check_rules(rules)
     with _trained_run() as trained:
         recommend_run(
             trained,
@@ -227,6 +237,7 @@ def _recommend() -> int:
             unknown=_UNKNOWN.value,
             new_items=_NEW_ITEMS.value,
             **_seen(),
+            rules=rules,
         )
     return DONE
 
@@ -269,20 +280,6 @@ def _trained_run(check_output: Callable | None = None, *arguments: Any) -> Itera
     trained = load_trained(_WORKDIR.value, config)
     with unwind_on_interrupt():
         yield trained
-
-
-def _config_name() -> str:
-    """configs/tiktok.py:lightgcn -> tiktok-lightgcn."""
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    name = "-".join(part for part in re.sub(r"\.py(:|$)", r"\1", path.rsplit("/", 1)[-1]).split(":") if part)
-    return name.strip(".") or "run"  # a name such as ".." would lead out of runs/
-
-
-def _program() -> str:
-    """How this program was called, without its arguments: `.venv/bin/python -m rearm_jax.main`, or `rearm_jax`."""
-    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-    script = os.path.basename(words[-1])
-    return script if shutil.which(script) == words[-1] else shlex.join(words)
 
 
 def _keep_compiled_programs() -> None:

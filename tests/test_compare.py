@@ -80,6 +80,11 @@ def test_every_setting_is_tried_and_the_best_runs_with_each_seed(finished):
         ]
 
 
+def test_progress(finished, tmp_path):
+    assert finished.progress() == (11, 11)  # settings and seeds as above
+    assert Plan(finished.spec, tmp_path).progress() == (0, 11)
+
+
 def test_test_is_never_scored_while_settings_are_searched(finished):
     for folder in finished.workdir.glob("search/*/*/*"):
         assert not saved_config(folder).evaluation.test
@@ -90,11 +95,13 @@ def test_test_is_never_scored_while_settings_are_searched(finished):
 
 
 def test_what_is_developed_is_compared_on_validation(tmp_path):
-    rows = {"popular": Row("popular"), "ease": Row("ease")}
+    rows = {"popular": Row("popular"), "ease": Row("ease", {"model.l2": 3.0})}
     plan = Plan(spec_of(rows=rows, tries=1, split="valid"), tmp_path)
     work(plan)
     gather(plan, Datasets(plan), [])
     write_outputs([tmp_path], tmp_path)
+    settings = dict(read_results([tmp_path]).runs.select("row", "settings").rows())
+    assert {row: json.loads(text) for row, text in settings.items()} == {"popular": {}, "ease": {"model.l2": 3.0}}
     for folder in tmp_path.glob("final/*/*/*"):
         result = json.loads((folder / "result.json").read_text())
         assert not [name for name in result if name.startswith("test/")]

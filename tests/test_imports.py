@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "settings": 0,
+    "version": 0,
     "parallel": 0,
     "program": 1,
     "data": 2,

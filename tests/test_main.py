@@ -305,6 +305,9 @@ def refusing(dispatch, tmp_path, monkeypatch):
         (("--mode=visualize", "--workdir=run", "--new_items=x"), "--new_items goes with --mode=recommend"),
         ((*RECOMMEND, "--overwrite"), "--overwrite goes with --mode=train or refit or export, and this is recommend"),
         ((*RECOMMEND, "--distributed"), "--distributed goes with --mode=train or evaluate, and this is recommend"),
+        ((*RECOMMEND, "--fresh_share=2"), "--fresh_share=2"),
+        ((*RECOMMEND, "--only=old"), "--only=old"),
+        (("--mode=export", "--workdir=run", "--allow=x"), "--allow goes with --mode=recommend, and this is export"),
         (("--mode=refit", "--workdir=run"), "--out is missing: name the folder of the refit"),
         (("--mode=refit", "--out=run"), "--workdir is missing: name the run folder to refit"),
         (("--refit_by=steps",), "--refit_by goes with --mode=refit, and this is train"),
@@ -342,6 +345,9 @@ def test_flags_are_refused_before_anything_happens(refusing, monkeypatch, argume
         ((*RECOMMEND, "--out=nowhere/lists.jsonl"), "there is no folder"),
         ((*RECOMMEND, "--out=."), ". is a folder: name a file"),
         ((*RECOMMEND, "--seen=al"), "seen = 'al': must be one of"),
+        ((*RECOMMEND, "--allow=no.csv"), "allow = 'no.csv': there is no such file"),
+        ((*RECOMMEND, "--max_per=brand"), "--max_per=brand: must be a column of --items and a number"),
+        ((*RECOMMEND, "--max_per=brand=2"), "max_per needs `items`"),
     ],
 )
 def test_outputs_are_refused_before_the_run_is_opened(refusing, arguments, words):

@@ -405,6 +405,42 @@ def test_the_summary_counts_what_is_left_out(raw, caplog):
         assert re.search(rf"(^| ){re.escape(what)} +{number}$", caplog.text, re.MULTILINE)
 
 
+def test_items_without_interactions_are_kept_as_new_items(raw, caplog, capsys):
+    """Of the table of items, i77, i078 and i9 (whose rating is low) have no interactions; i078 has no features."""
+    log, items = raw / "log.csv", raw / "items.csv"
+    table = log.read_text().splitlines()
+    write(log, "\n".join(row.replace(",i9,5", ",i9,1") for row in table if ",i9," not in row).encode())
+    write(log, log.read_bytes() + b"\nu1,i9,1,5\n")
+    write(items, items.read_bytes() + b"i078,Film 78,1978\n i77 ,,1977\ni9,Film 9,1999\ni77,again,1\n,,\n")
+    np.save(raw / "f.npy", np.arange(33.0).reshape(11, 3) + 1)
+    np.save(raw / "f_ids.npy", np.array([*(f"i{i}" for i in range(9)), "i9", "i77"]))
+    names = ("--items", items, "--item_id_column", "id", "--name_column", "title", "--min_rating", 2)
+    assert command(raw, *names, out="without") == 0
+    assert command(raw, *names, "--catalogue", "all") == 0
+    for file in (raw / "without").glob("*.npy"):
+        assert (raw / "out" / file.name).read_bytes() == file.read_bytes(), file
+    new = {file.stem: np.load(file) for file in (raw / "out" / "new_items").iterdir()}
+    assert new.keys() == {"item_ids", "item_names", "text_feat"}
+    assert new["item_ids"].tolist() == ["i9", "i77"]
+    assert new["item_names"].tolist() == ["Film 9", "i77"]
+    assert new["text_feat"].tolist() == [[28, 29, 30], [31, 32, 33]]
+    counts = json.loads((raw / "out" / "prepare.json").read_text())["counts"]
+    assert counts["new items: of --items, without interactions that were kept"] == 2
+    assert counts["dropped: items of --items without interactions and features"] == 1
+    write(items, items.read_bytes() + b"i0.0,x,1\n" + b"0.0,x,1\n")
+    write(log, log.read_bytes() + b"u1,0,5,5\n")
+    assert "the id '0.0' is there, and '0' in the interactions" in refused(
+        capsys, raw, *names, "--catalogue", "all", out="other"
+    )
+
+
+def test_a_catalogue_without_new_items(raw):
+    items = ("--items", raw / "items.csv", "--item_id_column", "id")
+    assert command(raw, *items, "--catalogue", "all") == 0
+    assert not (raw / "out" / "new_items").exists()
+    assert len(load_dataset(raw / "out", ["text"]).labels.item_ids) == 10
+
+
 def test_an_existing_folder(raw, capsys):
     assert command(raw) == 0
     assert "is there already" in refused(capsys, raw)
@@ -446,6 +482,7 @@ def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
         (["--feature_ids", "text=f.npy"], "every modality may be named once"),
         (["--duplicates", "refuse"], "more than once (4 repeated rows"),
         (["--text", "title"], "give it with --items"),
+        (["--catalogue", "all"], "all keeps what --items lists"),
         (["--features", "text=x.npy"], "every modality may be named once"),
         (["--features", "a b=x.parquet"], "letters, digits"),
         (["--features", "a=x.parquet"], "x.parquet: there is no such file"),

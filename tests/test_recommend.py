@@ -13,7 +13,7 @@ from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.recommend import recommend
-from rearm_jax.inference.recommend_files import check_output, parse_users, read_exclusions, recommend_run
+from rearm_jax.inference.recommend_files import check_output, parse_users, read_items_or_pairs, recommend_run
 from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import load_trained
 from rearm_jax.training.loop import train
@@ -307,12 +307,12 @@ def test_users_from_files_and_from_text(tmp_path):
 def test_exclusions_from_files(tmp_path):
     path = tmp_path / "not.csv"
     path.write_text('B1\n"B,2"\n\n')
-    assert read_exclusions(path) == (["B1", "B,2"], [])
+    assert read_items_or_pairs(path) == (["B1", "B,2"], [])
     path.write_text("U1,B1\nU2,B2\n")
-    assert read_exclusions(path) == ([], [("U1", "B1"), ("U2", "B2")])
+    assert read_items_or_pairs(path) == ([], [("U1", "B1"), ("U2", "B2")])
     for text, message in (("", "is empty"), ("B1\nU1,B1\n", r"row 1 \(from 0\): 'U1,B1'"), ("a,b,c\n", "row 0")):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
-            read_exclusions(path)
+            read_items_or_pairs(path)
     with pytest.raises(DataError, match="cannot be read"):
-        read_exclusions(tmp_path / "nothing.csv")
+        read_items_or_pairs(tmp_path / "nothing.csv")

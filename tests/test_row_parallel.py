@@ -51,7 +51,7 @@ def placement_of(model: str, parallel: str, num_devices: int) -> Placement:
             "loss__contrastive_weight": 0.02,
             "loss__orthogonal_weight": 0.03,
         },
-        "lightgcn": {},
+        "lightgcn": {"data__synthetic__interactions_per_user": 5, "negatives": "trained"},  # three items have none
     }
     config = tiny_config(
         parallel=parallel,
@@ -317,7 +317,8 @@ def test_blocks_hold_the_graph(num_devices):
 
 @pytest.mark.parametrize("num_devices", [3, 8, 70])
 def test_the_cut_sampler_holds_every_users_items(num_devices):
-    sampler = make_sampler(placement_of("lightgcn", "data", 1).experiment.dataset, "strict")
+    sampler = make_sampler(placement_of("lightgcn", "data", 1).experiment.dataset, "strict", "trained")
+    assert len(sampler.pool) == NUM_ITEMS - 3
     cut = cut_sampler(sampler, num_devices)
     held = -(-NUM_USERS // num_devices)
     pointers, excluded = cut.indptr.reshape(num_devices, held + 1), cut.excluded.reshape(num_devices, -1)

@@ -148,3 +148,36 @@ def test_protocol_decides_who_has_no_negative():
     dataset = dataset_of(train, [[0, NUM_ITEMS - 2]], [[0, NUM_ITEMS - 1]])
     assert num_without_negative(make_sampler(dataset, "strict")) == 0
     assert num_without_negative(make_sampler(dataset, "reference")) == NUM_ITEMS - 2
+
+
+@pytest.mark.parametrize("protocol", ["strict", "reference"])
+def test_items_without_train_interactions_are_no_negatives(protocol):
+    """Items 2, 6 and 7 have none, whatever validation and test have; what is drawn is uniform over the rest."""
+    train = [[0, 0], [0, 1], [1, 3], [2, 4], [2, 5], [2, 8], [3, 9], [3, 10], [3, 11]]
+    dataset = dataset_of(train, [[0, 6], [0, 3]], [[1, 7], [0, 11]], num_users=4)
+    sampler = jax.device_put(make_sampler(dataset, protocol, "trained"))
+    splits = (dataset.train, dataset.valid, dataset.test) if protocol == "reference" else (dataset.train,)
+    excluded = {(user, item) for split in splits for user, item in split.tolist()}
+    users = np.repeat(np.arange(4, dtype=np.int32), 4000)
+    items, possible = draw_negatives(sampler, users, jax.random.key(1))
+    assert possible.all()
+    for user in range(4):
+        free = [item for item in (0, 1, 3, 4, 5, 8, 9, 10, 11) if (user, item) not in excluded]
+        found, counts = np.unique(np.asarray(items)[users == user], return_counts=True)
+        assert found.tolist() == free
+        assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+    order = np.arange(len(train), dtype=np.int32)
+    batch = draw_batch(sampler, order, 0, jax.random.key(2), len(train), num_shared_negatives=200)
+    negatives = np.asarray(batch.negatives)
+    assert set(negatives.tolist()) == {0, 1, 3, 4, 5, 8, 9, 10, 11}
+    assert (np.diff(negatives) >= 0).all()
+    expected = [[(int(user), int(item)) in excluded for item in negatives] for user in np.asarray(batch.users)]
+    np.testing.assert_array_equal(batch.own, expected)
+
+
+def test_where_all_items_are_trained_the_setting_changes_nothing():
+    none = np.zeros((0, 2), np.int32)
+    dataset = dataset_of([[item % 3, item] for item in range(NUM_ITEMS)], none, none, num_users=3)
+    for one, other in zip(make_sampler(dataset, "strict"), make_sampler(dataset, "strict", "trained"), strict=True):
+        np.testing.assert_array_equal(one, other)

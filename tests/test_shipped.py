@@ -52,7 +52,7 @@ def test_the_list_has_a_line_for_each():
 def test_the_version_is_written_once():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "rearm_jax.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "rearm_jax.version.VERSION"}
 
 
 def test_links_of_the_readme_for_an_index():

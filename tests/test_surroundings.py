@@ -158,6 +158,8 @@ def test_the_home_folder_in_every_path_flag(tmp_path):
     (home / "tiny.py").write_text(TINY)
     (home / "users.txt").write_text("3\n17\n")
     (home / "never.csv").write_text("0\n1\n")
+    (home / "stock.csv").write_text("\n".join(map(str, range(1, 40))))
+    (home / "items.csv").write_text("item_id,kind\n" + "".join(f"{item},{item % 2}\n" for item in range(40)))
     (home / "new").mkdir()
     np.save(home / "new" / "item_ids.npy", np.array([1000]))
     for name, table in data.features.items():
@@ -172,14 +174,20 @@ def test_the_home_folder_in_every_path_flag(tmp_path):
     result = json.loads((home / "runs/a/result.json").read_text())
     assert json.loads(evaluated.stdout) == numbers(result)
     flags = ("--users=~/users.txt", "--exclude=~/never.csv", "--new_items=~/new", "--out=~/lists.jsonl", "--k=3")
-    run(here, *command, "--mode=recommend", "--workdir=~/runs/a", *flags, **environment)
+    rules = ("--allow=~/stock.csv", "--max_per=kind=1", "--items=~/items.csv")
+    run(here, *command, "--mode=recommend", "--workdir=~/runs/a", *flags, *rules, **environment)
     lists = [json.loads(line) for line in (home / "lists.jsonl").read_text().splitlines()]
     assert [one["user"] for one in lists] == [3, 17]
     assert not {place["item"] for one in lists for place in one["items"]} & {0, 1}
+    assert [sorted(place["item"] % 2 for place in one["items"]) for one in lists] == [
+        [0, 1],
+        [0, 1],
+    ]  # one of each kind
     run(here, *command, "--config", "~/tiny.py", "--workdir", "~/runs/a", *settings, **environment)  # as lists of words
     assert {path.name for path in here.iterdir()} <= {".cache"}  # of compiled programs
+    given = {"data", "tiny.py", "users.txt", "never.csv", "stock.csv", "items.csv", "new"}
     made = {"runs", "lists.jsonl"}  # what the flags name; LightGCN's graph is not kept, and Python may have a cache
-    assert set(os.listdir(home)) - {"__pycache__"} == {"data", "tiny.py", "users.txt", "never.csv", "new"} | made
+    assert set(os.listdir(home)) - {"__pycache__"} == made | given
     assert os.listdir(tmp_path / "temporary") == []
 
 

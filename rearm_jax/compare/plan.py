@@ -159,6 +159,15 @@ class Plan:
             if best
         ]
 
+    def progress(self) -> tuple[int, int]:
+        """Search and final runs that have ended, and how many there are in all."""
+        ended = total = 0
+        for data, row in self.groups():
+            search = self.search(data, row)
+            ended += sum(self.outcome(task) is not None for task in (*search, *self.finals(data, row)))
+            total += len(search) + self.spec.num_seeds(row)
+        return ended, total
+
     def timings(self) -> list[Task]:
         """The runs that are timed."""
         tasks = [task for data, row in self.groups() for task in self.finals(data, row)[:1]]

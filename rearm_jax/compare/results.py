@@ -32,7 +32,7 @@ RUN = {
     "kind": pl.String,  # one of KINDS
     "number": pl.Int64,  # of the setting tried, or of the seed
     "seed": pl.Int64,
-    "settings": pl.String,  # JSON, dotted name -> value; {} is the defaults
+    "settings": pl.String,  # JSON, dotted name -> value: fixed by the row, and tried; {} is the defaults
     "status": pl.String,  # one of STATUSES
     "error": pl.String,
     "valid": pl.Float64,  # the validation metric that chose

@@ -139,6 +139,8 @@ def run(plan: Plan, task: Task, datasets: Datasets, lock: RunLock) -> int | None
     if task.kind == "timing":
         outcome |= timed(experiment, result)
     plan.end(task, outcome)
+    if task.kind != "timing":
+        logging.info("%d of %d runs are done", *plan.progress())
     return None
 
 

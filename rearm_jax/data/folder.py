@@ -10,6 +10,7 @@ from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.files import whole_folder
 
 REPORT_FILE = "prepare.json"
+NEW_ITEMS = "new_items"  # folder of the items without interactions
 
 
 def check_out(out: str | os.PathLike, overwrite: bool) -> None:
@@ -29,7 +30,7 @@ def write_folder(
 
     Args:
         out: the folder; the ones above it are made.
-        arrays: stem -> what `<stem>.npy` holds.
+        arrays: stem -> what `<stem>.npy` holds; a stem may lie in a folder, as new_items/item_ids does.
         report: what prepare.json holds.
         overwrite: whether a folder of an earlier command is replaced.
 
@@ -42,6 +43,7 @@ def write_folder(
         os.makedirs(os.path.dirname(out), exist_ok=True)
         with whole_folder(out, replace=overwrite) as temporary:
             for stem, array in arrays.items():
+                (temporary / stem).parent.mkdir(exist_ok=True)
                 np.save(temporary / f"{stem}.npy", array, allow_pickle=False)
             text = json.dumps(report, indent=2, ensure_ascii=False)
             (temporary / REPORT_FILE).write_text(f"{text}\n", encoding="utf-8")

@@ -52,8 +52,8 @@ def compare_parser() -> Parser:
     return parser
 
 
-def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
-    """Of the fields of prepare.Settings. Args: the choices of --split and of --bad_rows."""
+def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str], catalogues: Sequence[str]) -> Parser:
+    """Of the fields of prepare.Settings. Args: the choices of --split, of --bad_rows and of --catalogue."""
     parser = Parser(
         "python -m rearm_jax.data.prepare",
         "Makes a data folder from tables (CSV, TSV, JSON lines, Parquet), texts and pictures.",
@@ -105,6 +105,12 @@ def prepare_parser(splits: Sequence[str], bad_rows: Sequence[str]) -> Parser:
         help="names of the columns of --interactions, whose first line names none: it then counts as a row",
     )
     _add_items(parser, bad_rows)
+    add(
+        "--catalogue",
+        choices=catalogues,
+        default="interactions",
+        help="all: keeps items of --items without interactions, too, as new items; default interactions",
+    )
     add("--name_column", type=_columns, default=(), metavar="COLUMN[,COLUMN]", help="names for people: title (year)")
     return parser
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from rearm_jax.config import shown
 from rearm_jax.errors import ConfigError, DataError
@@ -18,7 +19,12 @@ _MAX_INTEGER = 2**63 - 1
 
 
 def given_users(users: Any, name: str = "users") -> list[Id] | None:
-    """The ids as a list; None stays None.
+    """`given_ids`, but None stays None."""
+    return None if users is None else given_ids(users, name)
+
+
+def given_ids(users: Any, name: str) -> list[Id]:
+    """The ids as a list.
 
     Args:
       users: what was given.
@@ -27,12 +33,10 @@ def given_users(users: Any, name: str = "users") -> list[Id] | None:
     Raises:
       ConfigError: these are no ids, text or integers, in a list; says what may be meant.
     """
-    if users is None:
-        return None
     rule = "must be a list of ids, text or integers"
     if isinstance(users, str):
         raise ConfigError(f"{name} is the text {users!r}: give a list of ids, such as [{users!r}]")
-    if _is_integer(users):
+    if is_integer(users):
         raise ConfigError(f"{name} = {shown(users)}: {rule}; did you mean {name}=[{shown(users)}]?")
     if isinstance(users, (bytes, Mapping)) or not isinstance(users, Iterable):
         raise ConfigError(f"{name} = {shown(users)}: {rule}")
@@ -41,7 +45,7 @@ def given_users(users: Any, name: str = "users") -> list[Id] | None:
     except TypeError as error:  # an array without dimensions
         raise ConfigError(f"{name} = {shown(users)}: {rule}") from error
     for place, one in enumerate(ids):
-        is_id = isinstance(one, str) or (_is_integer(one) and abs(one) <= _MAX_INTEGER)
+        is_id = isinstance(one, str) or (is_integer(one) and abs(one) <= _MAX_INTEGER)
         if not is_id:
             raise ConfigError(f"{name}[{place}] = {shown(one)}: must be text or an integer{_integer_meant(one)}")
     return ids
@@ -49,7 +53,7 @@ def given_users(users: Any, name: str = "users") -> list[Id] | None:
 
 def check_options(k: Any, unknown: Any) -> None:
     """Raises ConfigError where k or `unknown` is impossible in every run; says what may be meant."""
-    if not _is_integer(k) or k > _MAX_INTEGER:
+    if not is_integer(k) or k > _MAX_INTEGER:
         raise ConfigError(f"k = {shown(k)}: must be an integer, the places in a list{_integer_meant(k)}")
     if not isinstance(unknown, str) or unknown not in UNKNOWN:
         near = difflib.get_close_matches(str(unknown).lower(), UNKNOWN, n=1)
@@ -71,13 +75,70 @@ def plain_ids(given: Sequence[Id], like: np.ndarray, what: str) -> list[Id]:
     return [int(one) for one in given]
 
 
+def item_rows(given: Sequence[Id], item_ids: np.ndarray, purpose: str) -> list[int | None]:
+    """Row of each item, None where it is not there: these are counted in a warning.
+
+    Args:
+      given: ids of items.
+      item_ids: (n,), of the rows.
+      purpose: what the items are for, as messages say it: "to leave out".
+
+    Raises:
+      DataError: none is there.
+    """
+    if not len(given):
+        return []
+    row_of = {item: row for row, item in enumerate(item_ids.tolist())}
+    plain = plain_ids(given, item_ids, "item")
+    missing = list(dict.fromkeys(item for item in plain if item not in row_of))
+    if missing and all(item not in row_of for item in plain):
+        raise DataError(f"none of the items {purpose} is in the catalogue: {some_ids(missing)}. Check the list")
+    if missing:
+        logging.warning("%d items %s are not in the catalogue: %s", len(missing), purpose, some_ids(missing))
+    return [row_of.get(item) for item in plain]
+
+
+def pair_rows(
+    given: Sequence[tuple[Id, Id]],
+    item_ids: np.ndarray,
+    user_ids: np.ndarray,
+    row_of_user: Mapping[Id, int],
+    purpose: str,
+) -> np.ndarray:
+    """Rows of pairs (user id, item id), int32 (n, 2), without those of users who have no row and of unknown items.
+
+    Args:
+      given: the pairs.
+      item_ids, user_ids: of the catalogue.
+      row_of_user: of users of the catalogue, and of others.
+      purpose: as in `item_rows`.
+
+    Raises:
+      DataError: no item is there.
+    """
+    users = plain_ids([user for user, _ in given], user_ids, "user")
+    known = set(user_ids.tolist())
+    strangers, rows = dict[Id, None](), []
+    for user, item in zip(users, item_rows([item for _, item in given], item_ids, purpose), strict=True):
+        if item is not None and user not in known:
+            strangers[user] = None
+        if item is not None and user in row_of_user:
+            rows.append((row_of_user[user], item))
+    if strangers:
+        logging.warning(
+            "%d users of the pairs %s are not in the catalogue: %s", len(strangers), purpose, some_ids(list(strangers))
+        )
+    return np.array(rows, np.int32).reshape(-1, 2)
+
+
 def some_ids(ids: list) -> str:
     """The first ids of a message, and how many more."""
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     return ", ".join(repr(one) for one in ids[:_SHOWN]) + more
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of Python's or numpy's."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 

@@ -1,5 +1,6 @@
 """A trained model as an object: opened once, asked often, under outside ids."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,9 @@ from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
+from rearm_jax.inference.new_items import NewItems, own_new_items, represent_new_items
 from rearm_jax.inference.recommend_files import as_objects
+from rearm_jax.inference.rules import NO_RULES, Rules, check_rules
 from rearm_jax.inference.seen import check_seen, find_seen
 from rearm_jax.inference.trained import Trained
 from rearm_jax.training.precision import without_x64
@@ -43,8 +46,10 @@ class TrainedModel:
         k: int = 20,
         unknown: str = "refuse",
         seen: str | os.PathLike = "all",
+        rules: Rules = NO_RULES,
     ) -> list[dict[str, Any]]:
-        """The k best items of each user, without those that the user has already.
+        """The k best items of each user, without those that the user has already; among them the items without
+        interactions that `prepare --catalogue all` kept, where the model can rank them.
 
         Args:
           users: outside ids; None: all.
@@ -53,20 +58,26 @@ class TrainedModel:
             most train interactions. Their lists come last.
           seen: what users have already: the interactions of all splits ("all"), of train alone ("train"), nothing
             ("none"), or beside all splits those of a table, the file of which is named here.
+          rules: what may be listed, such as `rearm_jax.Rules(allow=["A17", "B4"])`.
 
         Returns:
           {"user": id, "source": "model" or "popular", "items": [{"item": id, "name": ..., "score": ...}, ...]} for each
-          user, best item first; "name" where the catalogue has names.
+          user, best item first; "name" where the catalogue has names, and "new" (true or false) where items without
+          interactions are ranked, too.
 
         Raises:
-          ConfigError: k, `unknown` or `seen` is impossible, or `users` is no list of ids.
-          DataError: a user is unknown.
+          ConfigError: k, `unknown`, `seen` or a rule is impossible, or `users` is no list of ids.
+          DataError: a user is unknown, or a file of a rule cannot be used.
         """
         named = given_users(users)
         check_options(k, unknown)
         check_seen(seen)
-        bought = find_seen(self._trained.experiment.dataset, seen)
-        items, blocks = lists.recommend(self._trained, named, k, unknown=unknown, seen=bought)
+        check_rules(rules)
+        new = self._new_items
+        bought = find_seen(self._trained.experiment.dataset, seen, new_item_ids=new.ids.tolist() if new else ())
+        items, blocks = lists.recommend(
+            self._trained, named, k, unknown=unknown, new_items=new, seen=bought, rules=rules
+        )
         return [user for block in blocks for user in as_objects(items, block)]
 
     @without_x64()
@@ -137,6 +148,11 @@ class TrainedModel:
     def item_vectors(self) -> np.ndarray:
         """float32 (num_items, c). Raises as `user_vectors`."""
         return self._vectors[1]
+
+    @functools.cached_property
+    def _new_items(self) -> NewItems | None:
+        new = own_new_items(self._trained)
+        return new and dataclasses.replace(new, vectors=represent_new_items(self._trained, new.features))
 
     @functools.cached_property
     def _vectors(self) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from absl import logging
 
+from rearm_jax.data.folder import NEW_ITEMS
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
 from rearm_jax.errors import ConfigError, DataError
@@ -50,11 +52,34 @@ class NewItems:
       ids: (n,), text or integers as those of the catalogue, unique, none of them in it.
       names: (n,), or None.
       features: modality -> float32 (n, width), the modalities and widths of the training data.
+      vectors: what `represent_new_items` makes of the features; None: yet to be computed.
     """
 
     ids: np.ndarray
     names: np.ndarray | None
     features: dict[str, np.ndarray]
+    vectors: jax.Array | None = None
+
+
+def own_new_items(trained: Trained) -> NewItems | None:
+    """The items without interactions that `prepare --catalogue all` kept in the folder of the run's data.
+
+    Returns:
+      As `read_new_items`; None where the folder has none or, with a warning, where the model cannot rank them.
+
+    Raises:
+      DataError: as `read_new_items`.
+    """
+    data = trained.experiment.config.data
+    folder = os.path.join(os.path.expanduser(data.root), NEW_ITEMS)
+    if data.source != "folder" or not os.path.isdir(folder):
+        return None
+    try:
+        check_new_items(trained)
+    except ConfigError as error:
+        logging.warning("the items of %s, which have no interactions, are in no list: %s", folder, error)
+        return None
+    return read_new_items(folder, trained)
 
 
 def read_new_items(folder: str | os.PathLike, trained: Trained) -> NewItems:

@@ -20,9 +20,11 @@ from absl import logging
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.inference.arguments import Id
 from rearm_jax.inference.extras import import_extra
-from rearm_jax.inference.new_items import read_new_items
+from rearm_jax.inference.new_items import own_new_items, read_new_items
 from rearm_jax.inference.output import check_output_file, output_file
-from rearm_jax.inference.recommend import Items, Lists, recommend
+from rearm_jax.inference.recommend import Lists, recommend
+from rearm_jax.inference.request import Items
+from rearm_jax.inference.rules import NO_RULES, Rules, check_rules, read_items_or_pairs, read_text
 from rearm_jax.inference.seen import find_seen
 from rearm_jax.inference.trained import Trained
 
@@ -41,6 +43,7 @@ def recommend_run(
     seen: str | os.PathLike = "all",
     user_column: str | None = None,
     item_column: str | None = None,
+    rules: Rules = NO_RULES,
 ) -> None:
     """Recommends, and writes the lists in UTF-8: to a file whole or not at all, to standard output as they come.
 
@@ -50,20 +53,26 @@ def recommend_run(
       k: places in a list.
       format: one of FORMATS.
       out: the file; None: standard output (not for Parquet). A file that is there is replaced.
-      exclude: a file for `read_exclusions`, or None.
+      exclude: a file for `read_items_or_pairs`, or None.
       unknown: "refuse" or "popular", see `recommend`.
-      new_items: a folder for `read_new_items`, or None.
+      new_items: a folder for `read_new_items`; "none": the catalogue alone; None: those of `own_new_items`.
       seen, user_column, item_column: what users have already, for `find_seen`.
+      rules: what may be listed.
 
     Raises:
       ConfigError, DataError: before anything is ranked, or where `out` cannot be written.
     """
     check_output(format, out)
+    check_rules(rules)
     users = parse_users(users) if isinstance(users, str) else users
-    never, pairs = read_exclusions(exclude) if exclude is not None else ([], [])
-    new = read_new_items(new_items, trained) if new_items is not None else None
-    bought = find_seen(trained.experiment.dataset, seen, user_column, item_column)
-    items, lists = recommend(trained, users, k, never, pairs, unknown, new, bought)
+    never, pairs = read_items_or_pairs(exclude) if exclude is not None else ([], [])
+    if new_items is None:
+        new = own_new_items(trained)
+    else:
+        new = read_new_items(new_items, trained) if new_items != "none" else None
+    new_ids = [] if new is None else new.ids.tolist()
+    bought = find_seen(trained.experiment.dataset, seen, user_column, item_column, new_ids)
+    items, lists = recommend(trained, users, k, never, pairs, unknown, new, bought, rules)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says: the next program expects it
@@ -102,35 +111,12 @@ def parse_users(text: str) -> list[str]:
     """
     path = os.path.expanduser(text)
     if os.path.isfile(path):
-        users = [line for line in _read_text(path).split("\n") if line]
+        users = [line for line in read_text(path).split("\n") if line]
     else:
         users = [user.strip() for user in text.split(",")]
     if not users or "" in users:
         raise DataError(f"users is {text!r}: name a file with a user id a line, or ids with commas between them")
     return users
-
-
-def read_exclusions(path: str | os.PathLike) -> tuple[list[str], list[tuple[str, str]]]:
-    """What not to recommend, from CSV without a header: item ids, one a line, or lines "user id,item id".
-
-    Returns:
-      `never` and `exclude` of `recommend`, one of them empty.
-
-    Raises:
-      DataError: the file cannot be read, is empty, or has lines of another or of both kinds.
-    """
-    rows = [row for row in csv.reader(_read_text(path).splitlines()) if row]
-    if not rows:
-        raise DataError(f"{path} is empty: it should hold item ids, or user ids and item ids")
-    for number, row in enumerate(rows):
-        if len(row) not in (1, 2) or len(row) != len(rows[0]):
-            raise DataError(
-                f"{path}, row {number} (from 0): {','.join(row)!r}; every row should be an item id, or every row a "
-                "user id and an item id with a comma between"
-            )
-    if len(rows[0]) == 1:
-        return [item for (item,) in rows], []
-    return [], [(user, item) for user, item in rows]
 
 
 def as_objects(items: Items, lists: Lists) -> Iterator[dict]:
@@ -207,11 +193,3 @@ def _as_columns(items: Items, lists: Lists) -> dict[str, np.ndarray]:
     if items.num_new:
         columns["new"] = listed >= items.first_new
     return columns
-
-
-def _read_text(path: str | os.PathLike) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from error

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ class Seen(NamedTuple):
     """What is never recommended to whom.
 
     Attributes:
-      pairs: int32 (n, 2), rows of users and items of the catalogue; pairs may repeat.
+      pairs: int32 (n, 2), rows of users and items of the catalogue, or of new items behind it; pairs may repeat.
       of_strangers: user who is not in the catalogue -> rows of items.
     """
 
@@ -32,7 +32,11 @@ class Seen(NamedTuple):
 
 
 def find_seen(
-    dataset: Dataset, seen: str | os.PathLike, user_column: str | None = None, item_column: str | None = None
+    dataset: Dataset,
+    seen: str | os.PathLike,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    new_item_ids: Sequence[Id] = (),
 ) -> Seen:
     """What users of a data set have.
 
@@ -42,6 +46,7 @@ def find_seen(
         interactions by outside ids, in any format of data/prepare/tables.py, which are seen beside those of all splits.
         Users and items of the table who are not in the catalogue are counted in the log.
       user_column, item_column: of the table, where they are not recognised.
+      new_item_ids: of new items that are ranked behind those of the catalogue, and may have been bought since.
 
     Raises:
       ConfigError: see `check_seen`.
@@ -51,7 +56,9 @@ def find_seen(
     splits = {"none": (), "train": (dataset.train,)}.get(str(seen), (dataset.train, dataset.valid, dataset.test))
     pairs, of_strangers = list(splits), dict[Id, set[int]]()
     if seen not in SEEN:
-        since, of_strangers = _of_table(dataset, seen, user_column, item_column)
+        since, of_strangers = _of_table(
+            dataset, seen, user_column, item_column, [*dataset.labels.item_ids.tolist(), *new_item_ids]
+        )
         pairs.append(since)
     return Seen(np.concatenate([np.zeros((0, 2), np.int32), *pairs]), of_strangers)
 
@@ -66,14 +73,18 @@ def check_seen(seen: str | os.PathLike) -> None:
 
 
 def _of_table(
-    dataset: Dataset, path: str | os.PathLike, user_column: str | None, item_column: str | None
+    dataset: Dataset,
+    path: str | os.PathLike,
+    user_column: str | None,
+    item_column: str | None,
+    item_ids: list[Id],
 ) -> tuple[np.ndarray, dict[Id, set[int]]]:
     """Rows of the known pairs, int32 (n, 2); of users who are not in the catalogue, user -> rows of items."""
     table = read_interactions([path], user_column=user_column, item_column=item_column)
-    users = _rows(table.user_ids, dataset.labels.user_ids)
-    items = _rows(table.item_ids, dataset.labels.item_ids)
+    users = _rows(table.user_ids, dataset.labels.user_ids.tolist())
+    items = _rows(table.item_ids, item_ids)
     if len(items) and (items < 0).all():
-        known = some_ids(dataset.labels.item_ids.tolist())
+        known = some_ids(item_ids)
         raise DataError(
             f"{path}: none of its items is in the catalogue: {some_ids(table.item_ids.tolist())}. The catalogue has "
             f"{known}; check the file and --item_column"
@@ -99,7 +110,7 @@ def _of_table(
     return pairs.astype(np.int32), {one: of_strangers[name] for one, name in zip(ids, names, strict=True)}
 
 
-def _rows(ids: np.ndarray, catalogue: np.ndarray) -> np.ndarray:
+def _rows(ids: np.ndarray, catalogue: list[Id]) -> np.ndarray:
     """Row of each id, text (n,), in the catalogue, int64 (n,); -1 where it is not there."""
-    row_of = {str(one): row for row, one in enumerate(catalogue.tolist())}
+    row_of = {str(one): row for row, one in enumerate(catalogue)}
     return np.array([row_of.get(one, -1) for one in ids.tolist()], np.int64)

@@ -25,7 +25,8 @@ def compile_steps(placement: Placement, inputs: Inputs) -> Callable:
     experiment = placement.experiment
     config, num_interactions = experiment.config, len(experiment.dataset.train)
     model, rates = experiment.split_rates()
-    sampler = make_sampler(experiment.dataset, config.protocol if model.leaking_negatives else "strict")
+    protocol = config.protocol if model.leaking_negatives else "strict"
+    sampler = make_sampler(experiment.dataset, protocol, config.negatives)
     if not model.num_shared_negatives and (full := num_without_negative(sampler)):
         logging.warning("%d train interactions have no possible negative and count in no loss", full)
     sampler = placement.sampler(sampler)

@@ -161,8 +161,9 @@ class RowPlacement(Placement):
         return {name: self._cut(name, value) for name, value in self.experiment.inputs.items()}
 
     def sampler(self, sampler: Sampler) -> Sampler:
-        cut = place_rows(cut_sampler(sampler, len(self.devices))._replace(num_items=None), self.devices)
-        return cut._replace(num_items=self.whole(sampler.num_items))
+        by_row = cut_sampler(sampler, len(self.devices))._replace(num_items=None, pool=None)
+        whole = self.whole({"num_items": sampler.num_items, "pool": sampler.pool})
+        return place_rows(by_row, self.devices)._replace(**whole)
 
     def state(self) -> TrainState:
         # The whole tables go by the default device and the host; the optimiser's state is made where it lies.

@@ -24,32 +24,45 @@ class Sampler(NamedTuple):
     items: jax.Array | Any  # int32 (n,)
     indptr: jax.Array | Any  # int32 (num_users + 1,)
     excluded: jax.Array | Any  # int32 (m,), sorted within each user
-    num_items: jax.Array | Any  # int32 ()
+    num_items: jax.Array | Any  # int32 (), that may be a negative
+    # int32 (num_items,), ascending: the items that may be a negative, where not all may; `excluded` then has their
+    # places in it.
+    pool: jax.Array | Any = None
 
 
-def make_sampler(dataset: Dataset, protocol: str) -> Sampler:
+def make_sampler(dataset: Dataset, protocol: str, negatives: str = "all") -> Sampler:
     """The sampler of a data set.
 
     Args:
       dataset: the data.
       protocol: "strict" excludes a user's train items; "reference" also those of validation and test, as the published
         system does: its sampler knows the answers.
+      negatives: "all" items may be one, or those with a "trained" interaction: others would only be pushed down.
     """
     pairs = dataset.train
     if protocol == "reference":
         pairs = np.concatenate([dataset.train, dataset.valid, dataset.test])
+    num_items, pool, trained = dataset.num_items, None, np.unique(dataset.train[:, 1])
+    if negatives == "trained" and len(trained) < num_items:
+        num_items, pool = len(trained), trained
+        place = np.full(dataset.num_items, -1, np.int32)
+        place[pool] = np.arange(num_items)
+        pairs = np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1)
+        pairs = pairs[pairs[:, 1] >= 0]
     indptr, excluded = group_by_user(pairs, dataset.num_users)
     return Sampler(
         users=dataset.train[:, 0],
         items=dataset.train[:, 1],
         indptr=indptr,
         excluded=excluded,
-        num_items=np.int32(dataset.num_items),
+        num_items=np.int32(num_items),
+        pool=pool,
     )
 
 
 def cut_sampler(sampler: Sampler, num_devices: int) -> Sampler:
-    """The sampler of devices that hold equal runs of users, on the host: what to place by row, but for `num_items`.
+    """The sampler of devices that hold equal runs of users, on the host: what to place by row, but for `num_items` and
+    `pool`.
 
     Args:
       sampler: whole, on the host.
@@ -71,7 +84,7 @@ def cut_sampler(sampler: Sampler, num_devices: int) -> Sampler:
 
 
 def num_without_negative(sampler: Sampler) -> int:
-    """How many train interactions have no possible negative, since their user's excluded set is every item."""
+    """How many train interactions have no possible negative, since their user's excluded set is all that may be one."""
     full = np.diff(np.asarray(sampler.indptr)) >= int(sampler.num_items)
     return int(full[np.asarray(sampler.users)].sum())
 
@@ -100,8 +113,8 @@ def draw_batch(
       key: of the negatives.
       batch_size: b, static.
       shard: how the rows of the sampler are reached.
-      num_shared_negatives: n, static; drawn uniformly from all items, and the same item may come twice. 0: a negative
-        each, from `draw_negatives`.
+      num_shared_negatives: n, static; drawn uniformly from all that may be one, and the same item may come twice. 0: a
+        negative each, from `draw_negatives`.
     """
     rows = position + jnp.arange(batch_size, dtype=jnp.int32)
     index = order[jnp.minimum(rows, order.shape[0] - 1)]
@@ -113,7 +126,7 @@ def draw_batch(
     # Sorted, so that an item is found among them by halving.
     negatives = jnp.sort(jax.random.randint(key, (num_shared_negatives,), 0, sampler.num_items, jnp.int32))
     own = shard.users.lookup(lambda places: find_own(sampler, places, negatives), users)
-    return Batch(users, items, negatives, inside, own.astype(bool))
+    return Batch(users, items, _from_pool(sampler, negatives), inside, own.astype(bool))
 
 
 def draw_negatives(
@@ -152,7 +165,12 @@ def draw_negatives(
         return rank + skipped, free
 
     items, free = user_rows.lookup(draw, users)
-    return items, free > 0
+    return _from_pool(sampler, items), free > 0
+
+
+def _from_pool(sampler: Sampler, places: jax.Array) -> jax.Array:
+    """Items by their places among those that may be a negative."""
+    return places if sampler.pool is None else sampler.pool[places]
 
 
 def find_own(sampler: Sampler, users: jax.Array, negatives: jax.Array) -> jax.Array:
@@ -164,7 +182,7 @@ def find_own(sampler: Sampler, users: jax.Array, negatives: jax.Array) -> jax.Ar
     Args:
       sampler: of the data set.
       users: int32 (b,).
-      negatives: int32 (n,), sorted.
+      negatives: int32 (n,), sorted; places in the pool, where there is one.
     """
     start = sampler.indptr[users]
     count = sampler.indptr[users + 1] - start

@@ -13,10 +13,10 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-import rearm_jax
 from rearm_jax.errors import CheckpointError
 from rearm_jax.files import replace_text
 from rearm_jax.training.run_path import in_bucket, run_path
+from rearm_jax.version import VERSION
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_PREFIX = "events.out.tfevents."
@@ -153,7 +153,7 @@ def versions() -> dict[str, str]:
     """The versions of Python and of every package that shapes a result; for result.json."""
     found = {"python": platform.python_version()}
     found |= {package: importlib.metadata.version(package) for package in PACKAGES}
-    return found | {"rearm_jax": rearm_jax.__version__}
+    return found | {"rearm_jax": VERSION}
 
 
 def _number(name: str, value: Any) -> int | float:

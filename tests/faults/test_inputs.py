@@ -17,12 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from rearm_jax.command_line import parse_flags
+from rearm_jax.command_line import parse_flags, run_name
 from rearm_jax.config import check_config, from_json, to_json
 from rearm_jax.data.dataset import load_dataset
 from rearm_jax.default import declared
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
-from rearm_jax.main import _config_name
 from rearm_jax.models.rearm.torch_weights import from_torch
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.digest import read_record, write_record
@@ -222,11 +221,7 @@ def test_names_of_modalities_lead_nowhere_else(name):
 @given(st.text("./\\:apy~", max_size=12).map(lambda text: f"{text}.py"))
 def test_the_run_folder_of_a_config_lies_under_runs(path):
     counts[CASES] += 1
-    with (
-        mock.patch.object(config_flags, "get_config_filename", return_value=path),
-        mock.patch.object(absl.flags, "FLAGS", {"config": None}),
-    ):
-        folder = os.path.normpath(os.path.join("runs", _config_name()))
+    folder = os.path.normpath(os.path.join("runs", run_name(path)))
     assert folder == "runs" or folder.startswith("runs" + os.sep), folder
 
 

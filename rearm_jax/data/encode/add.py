@@ -58,7 +58,7 @@ def add_modalities(settings: Settings, in_order: bool = False) -> dict[str, Any]
     placed = _by_place(settings, item_ids, reading) if in_order else settings
     counts: dict[str, int] = {}
     columns: dict[str, list[str]] = {}
-    arrays = item_arrays(placed, item_ids, reading, counts, columns)
+    arrays = item_arrays(placed, item_ids, len(item_ids), reading, counts, columns)
     widths = {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities}
     added = {
         "settings": dataclasses.asdict(settings) | {"in_order": in_order},

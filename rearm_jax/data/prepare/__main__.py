@@ -4,7 +4,8 @@ python -m rearm_jax.data.prepare --interactions ml-100k.inter --items ml-100k.it
   --text genres=class --name_column movie_title,release_year --min_rating 4 --k_core 5 --out data/ml-100k
 
 The folder holds the splits, one file of features per modality, the ids and names of the rows, and prepare.json: the
-settings, what was kept, what was dropped and why.
+settings, what was kept, what was dropped and why. With --catalogue all, new_items/ has the same of items without
+interactions.
 """
 
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from rearm_jax.data.options import prepare_parser
 from rearm_jax.data.prepare.pipeline import prepare
 from rearm_jax.data.prepare.reading import BAD_ROWS
-from rearm_jax.data.prepare.settings import Settings
+from rearm_jax.data.prepare.settings import CATALOGUES, Settings
 from rearm_jax.data.prepare.splitting import METHODS
 from rearm_jax.program import DONE, run_program, underscored
 
@@ -31,7 +32,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     Raises:
         ConfigError: a flag is unknown, or its value impossible.
     """
-    return Settings(**vars(prepare_parser(METHODS, BAD_ROWS).parse_args(underscored(arguments))))
+    return Settings(**vars(prepare_parser(METHODS, BAD_ROWS, CATALOGUES).parse_args(underscored(arguments))))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -107,7 +107,7 @@ def _surveys(text: Text, reading: Reading, separator: bytes) -> list[Survey]:
 
 def _is_alike_without_quotes(one: Survey, plain: Layout) -> bool:
     """Whether the dialect `none` gives the same records, or fits worse: there is no need to look."""
-    return not one.refused and not len(one.spans) and len(one.layout.names) == len(plain.names)
+    return not one.refused and not len(one.continued) and len(one.layout.names) == len(plain.names)
 
 
 def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
@@ -189,7 +189,7 @@ def _mended(text: Text, layout: Layout, drops: np.ndarray) -> Iterator[bytes]:
                 yield text.data[position:block_end]
                 position = block_end
                 continue
-            ends = whole_records(text, layout, position, block_end).ends
+            ends = whole_records(text, layout, position, block_end).ends()
             block = text.data[position : position + int(ends[-1])]
             yield _without_backslashes(block, ends, layout.separator)
             position += len(block)

@@ -43,7 +43,7 @@ def dataset_from_tables(
             grouped["name_column"] = (options["name_column"],)
         settings = Settings([table], out="", items=described, features=tables, **options | grouped)
         modalities = check_choices(settings)
-        arrays, counts, *_ = read_arrays(settings)
+        arrays, counts, *_ = read_arrays(settings, modalities)
     log_counts(counts)
     return prepared_dataset(arrays, modalities)
 

@@ -8,17 +8,18 @@ import dataclasses
 import importlib.metadata
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
 
 from rearm_jax.data.encode import encode_images, encode_texts
-from rearm_jax.data.folder import write_folder
+from rearm_jax.data.folder import NEW_ITEMS, write_folder
 from rearm_jax.data.prepare.coded import Coded, one_hot, scaled
 from rearm_jax.data.prepare.interactions import read_interactions
 from rearm_jax.data.prepare.item_columns import find_pictures, join_texts, make_names, read_item_columns
 from rearm_jax.data.prepare.item_features import read_features
+from rearm_jax.data.prepare.new_items import find_new_items, split_new_items
 from rearm_jax.data.prepare.reading import Account, Reading
 from rearm_jax.data.prepare.settings import Settings, check
 from rearm_jax.data.prepare.splitting import TEST, TRAIN, VALID, deduplicate, k_core, split
@@ -39,7 +40,7 @@ def prepare(settings: Settings) -> dict:
     """
     start = time.monotonic()
     modalities = check(settings)
-    arrays, counts, columns, accounts = read_arrays(settings)
+    arrays, counts, columns, accounts = read_arrays(settings, modalities)
     report = {
         "settings": dataclasses.asdict(settings),
         "modalities": {name: int(arrays[f"{name}_feat"].shape[1]) for name in modalities},
@@ -59,10 +60,10 @@ def prepare(settings: Settings) -> dict:
 
 
 def read_arrays(
-    settings: Settings,
+    settings: Settings, modalities: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, list[str]], list[Account]]:
-    """What a folder holds of settings that were checked: arrays by the stems of their files, counts of what was kept
-    and dropped, what the columns of modalities from categories and numbers stand for, and the accounts of text files.
+    """What a folder holds of settings that were checked: arrays by the stems of their files; counts of what was kept
+    and dropped; what the columns of modalities from categories and numbers stand for; the accounts of text files.
 
     Raises:
         DataError: as `prepare`.
@@ -71,7 +72,7 @@ def read_arrays(
     columns: dict[str, list[str]] = {}
     readings = settings.reading_interactions(), settings.reading_items()
     arrays = _interaction_arrays(settings, readings[0], counts)
-    arrays.update(item_arrays(settings, arrays["item_ids"], readings[1], counts, columns))
+    arrays.update(_arrays_of_all(settings, arrays["item_ids"], modalities, readings[1], counts, columns))
     return arrays, counts, columns, [found.account for reading in readings for found in reading.found.values()]
 
 
@@ -134,9 +135,30 @@ def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, 
     return {**pairs_of, "user_ids": read.user_ids[kept_users], "item_ids": read.item_ids[kept_items]}
 
 
+def _arrays_of_all(
+    settings: Settings,
+    item_ids: np.ndarray,
+    modalities: Sequence[str],
+    reading: Reading,
+    counts: dict[str, int],
+    columns: dict[str, list[str]],
+) -> dict[str, np.ndarray]:
+    """`item_arrays`, and with --catalogue all those of items without interactions, in a folder of their own."""
+    if settings.catalogue != "all":
+        return item_arrays(settings, item_ids, len(item_ids), reading, counts, columns)
+    others = find_new_items(settings.items, item_ids, settings.item_id_column, reading)
+    everything = np.concatenate([item_ids, others])
+    arrays = item_arrays(settings, everything, len(item_ids), reading, counts, columns)
+    kept, new, num_bare = split_new_items({**arrays, "item_ids": everything}, len(item_ids), modalities)
+    counts["new items: of --items, without interactions that were kept"] = len(others) - num_bare
+    counts["dropped: items of --items without interactions and features"] = num_bare
+    return kept | {f"{NEW_ITEMS}/{stem}": array for stem, array in new.items()}
+
+
 def item_arrays(
     settings: Settings,
     item_ids: np.ndarray,
+    num_kept: int,
     reading: Reading,
     counts: dict[str, int],
     columns: dict[str, list[str]],
@@ -146,6 +168,7 @@ def item_arrays(
     Args:
         settings: that were checked.
         item_ids: text (num_items,).
+        num_kept: the first so many items have interactions.
         reading: how text is read.
         counts: gets what was found and what is missing.
         columns: gets what the columns of modalities from categories and numbers stand for.
@@ -161,11 +184,12 @@ def item_arrays(
             settings.items, list(dict.fromkeys(wanted)), item_ids, settings.item_id_column, reading
         )
         counts["items without a row in --items"] = seen["absent"]
-        counts["items of --items without interactions that were kept"] = seen["others"]
+        if settings.catalogue != "all":
+            counts["items of --items without interactions that were kept"] = seen["others"]
         counts["ids of --items with blanks around them (cut)"] = seen["cut"]
         counts["dropped: blank rows of --items"] = seen["blank"]
         counts["dropped: rows of --items whose item had one"] = seen["again"]
-        if seen["absent"] == len(item_ids):
+        if seen["absent"] == num_kept:
             raise DataError(
                 f"{', '.join(map(str, settings.items))}: none of the interactions' items is there; check the id columns"
             )

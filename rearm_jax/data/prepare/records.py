@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rearm_jax.data.prepare import bits
 from rearm_jax.data.prepare.text import Text
 
 OPENED_LATE = "a quote within a field that does not start with one"
@@ -46,33 +47,46 @@ class Layout(NamedTuple):
 
 
 class Records(NamedTuple):
-    """The whole records at the start of a block.
+    """The whole records at the start of a block; newlines, ends and separators are bits (bits.py), a bit for each byte.
 
     Attributes:
-        ends: offset behind each record's newline, in the block.
-        fields: how many each has; None if all have as many as the header.
-        inner: offsets of the newlines within records, which have several lines.
+        size: offset behind the last record, in the block.
+        newlines: all of them.
+        last: the newlines that end a record.
+        separators: of fields, those outside quotes.
+        is_regular: whether each record has as many fields as the header, of which there are several, and none starts
+            with a byte order mark or is the header again.
+        continued: int64 (n,), the lines that go on with the record of the line before; the block's first line is 0.
         trouble: why the block's next record is not among them; None if there is no next.
         trouble_at: offset of that, in the block.
-        may_be_joined: whether the header's bytes or a byte order mark are in the block.
     """
 
-    ends: np.ndarray
-    fields: np.ndarray | None
-    inner: np.ndarray
-    trouble: str | None = None
-    trouble_at: int = 0
-    may_be_joined: bool = False
+    size: int
+    newlines: np.ndarray
+    last: np.ndarray
+    separators: np.ndarray
+    is_regular: bool
+    continued: np.ndarray
+    trouble: str | None
+    trouble_at: int
 
-    @property
-    def size(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+    def ends(self) -> np.ndarray:
+        """int64 (n,), the offset behind each record, in the block."""
+        return bits.positions(self.last) + 1
+
+    def num_fields(self) -> np.ndarray:
+        """int64 (n,), of each record."""
+        return np.diff(bits.ranks(self.separators, bits.positions(self.last)), prepend=0) + 1
+
+    def num_lines(self) -> np.ndarray:
+        """int64 (n,), of each record."""
+        return np.diff(bits.ranks(self.newlines, bits.positions(self.last)), prepend=0)
 
 
 def record_end(text: Text, layout: Layout, start: int) -> int | None:
     """The offset behind the record at an offset; None if its quotes are broken."""
     records = whole_records(text, layout, start, text.line_end(start))
-    return min(start + int(records.ends[0]), len(text.data)) if len(records.ends) else None
+    return min(start + bits.first(records.last) + 1, len(text.data)) if records.size else None
 
 
 def whole_records(text: Text, layout: Layout, start: int, end: int) -> Records:
@@ -90,7 +104,7 @@ def whole_records(text: Text, layout: Layout, start: int, end: int) -> Records:
 
 def is_open(records: Records) -> bool:
     """Whether a block ends within its first record."""
-    return not len(records.ends) and records.trouble in (OPEN_QUOTE, OPEN_LINE)
+    return not records.size and records.trouble in (OPEN_QUOTE, OPEN_LINE)
 
 
 def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
@@ -102,87 +116,55 @@ def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
     if layout.dialect == "backslash" and b"\\" in raw:
         plain = _ESCAPED.sub(b"aa", raw)
     array = np.frombuffer(plain, np.uint8)
-    special = (array == layout.separator[0]) | (array == _NEWLINE)
-    trouble, trouble_at, may_span = None, 0, plain is not raw
+    newlines, separators = bits.places_of(_NEWLINE, array), bits.places_of(layout.separator[0], array)
+    last, trouble, trouble_at = newlines, None, 0
     if layout.dialect != "none" and b'"' in plain:
-        special, trouble, trouble_at, has_inner = _outside_quotes(array, special)
-        may_span |= has_inner
+        last, separators, trouble, trouble_at = _outside_quotes(array, newlines, separators)
     if trouble is None and not plain.endswith(b"\n"):
         trouble = OPEN_LINE
-
-    num_fields, fields = len(layout.names), None
-    positions = np.flatnonzero(special)
-    newline = array[positions] == _NEWLINE
-    ends = positions[num_fields - 1 :: num_fields] + 1
-    regular = num_fields > 1 and len(ends) * num_fields == len(positions)
-    if not (regular and newline[num_fields - 1 :: num_fields].all() and np.count_nonzero(newline) == len(ends)):
-        last = np.flatnonzero(newline)
-        ends, fields = positions[last] + 1, np.diff(last, prepend=-1)
-    if trouble_at:
-        ends = ends[: np.searchsorted(ends, trouble_at, side="right")]
-        fields = None if fields is None else fields[: len(ends)]
-    inner = np.empty(0, np.int64)
-    if may_span and len(ends):
-        newlines = np.frombuffer(raw, np.uint8, ends[-1]) == _NEWLINE
-        newlines[ends - 1] = False
-        inner = np.flatnonzero(newlines)
-    has_mark = not raw.isascii() and codecs.BOM_UTF8 in raw
-    may_be_joined = has_mark or (layout.header is not None and layout.header in raw)
-    return Records(ends, fields, inner, trouble, trouble_at, may_be_joined)
+    if plain is not raw:
+        newlines = bits.places_of(_NEWLINE, np.frombuffer(raw, np.uint8))
+    size = len(raw)
+    if trouble is not None:
+        last = bits.before(last, trouble_at) if trouble_at else last
+        size = bits.end(last)
+        newlines, separators = bits.before(newlines, size), bits.before(separators, size)
+    is_regular = (
+        len(layout.names) > 1
+        and bits.are_alike(separators, last, len(layout.names) - 1)
+        and not (layout.header is not None and layout.header[:1] in raw and layout.header in raw)
+        and (raw.isascii() or codecs.BOM_UTF8 not in raw)
+    )
+    within = newlines & ~last
+    continued = bits.ranks(newlines, bits.positions(within)) if within.any() else np.empty(0, np.int64)
+    return Records(size, newlines, last, separators, is_regular, continued, trouble, trouble_at)
 
 
-def _outside_quotes(array: np.ndarray, special: np.ndarray) -> tuple[np.ndarray, str | None, int, bool]:
-    """Which of the special bytes (separators and newlines) lie outside quotes.
-
-    A bit for each byte, 64 in a word: what is between quotes is the running exclusive or of the quotes.
+def _outside_quotes(
+    array: np.ndarray, newlines: np.ndarray, separators: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, str | None, int]:
+    """Which newlines and separators lie outside quotes.
 
     Args:
         array: uint8 (n,), a block that starts with a record.
-        special: bool (n,).
+        newlines, separators: bits (n,).
 
     Returns:
-        bool (n,); what is wrong with the first quote that opens or closes where it may not, or with the last, which is
-        still open; the offset of the former, 0 without; whether a newline is between quotes.
+        both, as bits (n,); what is wrong with the first quote that opens or closes where it may not, or with the last,
+        which is still open; the offset of the former, 0 without.
     """
-    newlines = _bits(array == _NEWLINE)
-    quotes, borders = _bits(array == _QUOTE), _bits(special)
-    inside = quotes.copy()
-    for shift in (1, 2, 4, 8, 16, 32):
-        inside ^= inside << np.uint64(shift)
-    odd = np.bitwise_count(quotes) & 1
-    inside[(np.cumsum(odd) - odd) % 2 == 1] ^= np.uint64(2**64 - 1)
-
-    either = borders | quotes
-    before = either << np.uint64(1)
-    before[1:] |= either[:-1] >> np.uint64(63)
-    before[0] |= np.uint64(1)
-    returns = _bits(array == _RETURN)
-    late = _first(quotes & inside & ~before)
-    early = _first(quotes & ~inside & ~_later(either | (returns & _later(newlines))))
-    outside = np.unpackbits((borders & ~inside).view(np.uint8), count=len(array), bitorder="little").view(bool)
-    has_inner = bool((newlines & inside).any())
-    if min(late, early) < len(array):
-        return outside, OPENED_LATE if late < early else CLOSED_EARLY, min(late, early), has_inner
-    return outside, OPEN_QUOTE if odd.sum() % 2 else None, 0, has_inner
-
-
-def _bits(flags: np.ndarray) -> np.ndarray:
-    """bool (n,) -> uint64 (n / 64,), the first flag in the lowest bit."""
-    packed = np.packbits(flags, bitorder="little")
-    return np.concatenate([packed, np.zeros(-len(packed) % 8, np.uint8)]).view("<u8")
-
-
-def _later(bits: np.ndarray) -> np.ndarray:
-    """For each bit the one behind it."""
-    later = bits >> np.uint64(1)
-    later[:-1] |= bits[1:] << np.uint64(63)
-    return later
-
-
-def _first(bits: np.ndarray) -> int:
-    """The place of the first bit that is set; beyond all of them if there is none."""
-    words = np.flatnonzero(bits)
-    if not len(words):
-        return 64 * len(bits)
-    word = int(bits[words[0]])
-    return 64 * int(words[0]) + (word & -word).bit_length() - 1
+    quotes = bits.places_of(_QUOTE, array)
+    inside = bits.are_odd(quotes)
+    last, separators = newlines & ~inside, separators & ~inside
+    either = last | separators | quotes
+    late = quotes & inside & ~bits.previous(either)
+    late[0] &= ~np.uint64(1)  # the block's first byte starts a field
+    early = quotes & ~inside & ~bits.following(either)
+    if early.any():
+        early &= ~bits.following(bits.places_of(_RETURN, array) & bits.following(last))
+    if late.any() or early.any():
+        first_late, first_early = bits.first(late), bits.first(early)
+        trouble = OPENED_LATE if first_late < first_early else CLOSED_EARLY
+        return last, separators, trouble, min(first_late, first_early)
+    is_open = inside[-1] >> np.uint64(63)
+    return last, separators, OPEN_QUOTE if is_open else None, 0

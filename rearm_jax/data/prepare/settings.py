@@ -13,6 +13,8 @@ from rearm_jax.data.prepare.reading import BAD_ROWS, QUOTES, Reading
 from rearm_jax.data.prepare.splitting import METHODS
 from rearm_jax.errors import ConfigError, DataError
 
+CATALOGUES = ("interactions", "all")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -31,6 +33,7 @@ class Settings:
     ratios: tuple[int, int, int] | None = None
     seed: int = 0
     items: Sequence[str | Frame] = ()
+    catalogue: str = "interactions"
     item_id_column: str | None = None
     name_column: Sequence[str] = ()
     text: Sequence[tuple[str, Sequence[str]]] = ()
@@ -99,6 +102,10 @@ def check_choices(settings: Settings) -> tuple[str, ...]:
     if (of_columns or settings.name_column) and not settings.items:
         raise ConfigError(
             "--text, --category, --number and --name_column name columns of a table of items: give it with --items"
+        )
+    if settings.catalogue not in CATALOGUES or (settings.catalogue == "all" and not settings.items):
+        raise ConfigError(
+            f"--catalogue is {settings.catalogue!r}: one of {', '.join(CATALOGUES)}; all keeps what --items lists"
         )
     modalities = [name for name, _ in (*of_columns, *settings.features)] + ["image"] * (settings.images is not None)
     if not modalities:

@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from rearm_jax.data.prepare import bits
 from rearm_jax.data.prepare.reading import Refused
 from rearm_jax.data.prepare.records import OPEN_LINE, OPEN_QUOTE, Layout, Records, find_records, is_open, whole_records
 from rearm_jax.data.prepare.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
 _REASONS = ("", "", "not as many fields as columns", "the header again", "a byte order mark in mid-file", "not UTF-8")
-_BLOCK = 1 << 17  # bytes; what numpy makes of them stays in a core's cache
-_GROUP = 16  # blocks that a thread takes at a time
+_BLOCK = 1 << 19  # bytes
+_GROUP = 4  # blocks that a thread takes at a time
 _WINDOW = 1 << 12  # bytes looked at first behind a record with a broken quote
 _SUSPICIOUS = 16  # lines of one record
 _LINE_BITS = 24  # for a number of lines, beside the number of the first
@@ -35,8 +36,8 @@ class Survey(NamedTuple):
         lines: number of lines of the file.
         blank: number of blank lines behind the header.
         refused: records that cannot be read.
-        spans: int64 (n, 2), first line and number of lines of the records read that have several.
-        gaps: int64 (n, 2), first line and number of the lines at which no record that is read begins.
+        continued: int64 (n,), the lines that go on with a record that is read, in ascending order.
+        left_out: int64 (n,), the lines of blank lines and refused records, in ascending order.
         drops: int64 (n, 2), start and end of the bytes of blank lines and refused records.
         swallowed: the first line of a record whose lines, at least _SUSPICIOUS, would all be records without quotes.
     """
@@ -46,10 +47,15 @@ class Survey(NamedTuple):
     lines: int
     blank: int
     refused: list[Refused]
-    spans: np.ndarray
-    gaps: np.ndarray
+    continued: np.ndarray
+    left_out: np.ndarray
     drops: np.ndarray
     swallowed: int | None
+
+    @property
+    def spans(self) -> np.ndarray:
+        """int64 (n, 2), first line and number of lines of the records read that have several."""
+        return _spans(self.continued)
 
     def reads_all_of(self, other: "Survey") -> bool:
         """Whether every record that the other reads is read alike here, but for the quotes around its values."""
@@ -70,10 +76,9 @@ class Survey(NamedTuple):
 
     def line_of(self, record: int) -> int:
         """The first line, from 1, of a record that is read, from 0."""
-        before = np.concatenate([[0], np.cumsum(self.gaps[:, 1])])
-        records_before = self.gaps[:, 0] - self.layout.first_line - before[:-1]
-        gaps = np.searchsorted(records_before, record, side="right")
-        return self.layout.first_line + record + int(before[gaps])
+        gaps = np.union1d(self.continued, self.left_out)
+        records_before = gaps - self.layout.first_line - np.arange(len(gaps))
+        return self.layout.first_line + record + int(np.searchsorted(records_before, record, side="right"))
 
 
 def survey(text: Text, layout: Layout, max_refused: int) -> Survey:
@@ -110,6 +115,12 @@ def _look_ahead(text: Text, layout: Layout) -> Iterator[tuple[int, int, Records]
                 yield from ((*block, records) for block, records in zip(group, records_of, strict=True))
 
 
+def _spans(continued: np.ndarray) -> np.ndarray:
+    """First line and number of lines of each record, int64 (n, 2), from the lines behind their first ones."""
+    starts = np.flatnonzero(np.diff(continued, prepend=-1) != 1)
+    return np.stack([continued[starts] - 1, np.diff(starts, append=len(continued)) + 1], 1)
+
+
 def _lines_of(refused: list[Refused]) -> np.ndarray:
     return np.array([(record.line, record.num_lines) for record in refused], np.int64).reshape(-1, 2)
 
@@ -143,54 +154,45 @@ class _Walk:
         self.line = layout.first_line
         self.records = self.blank = 0
         self.refused: list[Refused] = []
-        self.spans: list[np.ndarray] = []
-        self.gaps: list[np.ndarray] = []
+        self.continued: list[np.ndarray] = []
+        self.left_out: list[np.ndarray] = []
         self.drops: list[np.ndarray] = []
         self.swallowed: int | None = None
 
     def take(self, records: Records, position: int) -> None:
         """Counts the records of the block at an offset of the file."""
-        if not len(records.ends):
-            return
         bad_utf8 = self.text.bad_utf8
         last = bisect.bisect_left(bad_utf8, position + records.size)
         broken = np.array(bad_utf8[bisect.bisect_left(bad_utf8, position) : last], np.int64) - position
-        ends, fields = records.ends, records.fields
-        is_plain = fields is None and not records.may_be_joined and not len(broken)
-        if is_plain and not len(records.inner):
-            self.records += len(ends)
-            self.line += len(ends)
-            return
-        several, more = np.unique(np.searchsorted(ends, records.inner), return_counts=True)
-        if is_plain:
-            self._add_spans(position, ends, several, self.line + several + np.cumsum(more) - more, more + 1)
-            self.records += len(ends)
-            self.line += len(ends) + len(records.inner)
-            return
+        if records.is_regular and not len(broken):
+            self._add_read(records.continued, position, records.size)
+            self.records += bits.count(records.last)
+            self.line += bits.count(records.newlines)
+        elif records.size:
+            self._take_one_by_one(records, position, broken)
+
+    def _take_one_by_one(self, records: Records, position: int, broken: np.ndarray) -> None:
+        """`take` where records may have to be left out; `broken` are the offsets of lines that are not UTF-8."""
         block = self.text.data[position : position + records.size]
-        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        lines = np.ones(len(ends), np.int64)
-        lines[several] += more
+        ends, fields, lines = records.ends(), records.num_fields(), records.num_lines()
+        starts = np.concatenate([[0], ends[:-1]])
         first_lines = self.line + np.cumsum(lines) - lines
 
-        kinds = np.full(len(ends), _READ, np.uint8)
-        if fields is not None:
-            kinds[fields != len(self.layout.names)] = _FIELDS
-            may_be_blank = (fields == 1) & (np.frombuffer(block, np.uint8)[starts] <= ord(" "))
-            for record in np.flatnonzero(may_be_blank).tolist():
-                if not block[starts[record] : ends[record]].strip(BLANKS):
-                    kinds[record] = _BLANK
-        if records.may_be_joined:
-            for record in _records_with(codecs.BOM_UTF8, block, starts):
-                kinds[record] = _MARK
-            header = self.layout.header
-            for record in _records_with(header, block, starts) if header else ():
-                if block[starts[record] : ends[record]].removeprefix(codecs.BOM_UTF8).strip(BLANKS) == header:
-                    kinds[record] = _HEADER_AGAIN
+        kinds = np.where(fields == len(self.layout.names), _READ, _FIELDS)
+        may_be_blank = (fields == 1) & (np.frombuffer(block, np.uint8)[starts] <= ord(" "))
+        for record in np.flatnonzero(may_be_blank).tolist():
+            if not block[starts[record] : ends[record]].strip(BLANKS):
+                kinds[record] = _BLANK
+        for record in _records_with(codecs.BOM_UTF8, block, starts):
+            kinds[record] = _MARK
+        header = self.layout.header
+        for record in _records_with(header, block, starts) if header else ():
+            if block[starts[record] : ends[record]].removeprefix(codecs.BOM_UTF8).strip(BLANKS) == header:
+                kinds[record] = _HEADER_AGAIN
         kinds[np.searchsorted(ends, broken, side="right")] = _NOT_UTF8
         for record in np.flatnonzero(kinds > _BLANK).tolist():
             found = reason = _REASONS[kinds[record]]
-            if kinds[record] == _FIELDS and fields is not None:
+            if kinds[record] == _FIELDS:
                 found = f"{fields[record]} field{'s'[: fields[record] - 1]} for {len(self.layout.names)} columns"
             line = self.text.line(position + int(starts[record]))
             self.refused.append(
@@ -198,25 +200,28 @@ class _Walk:
             )
 
         is_read = kinds == _READ
+        of_read = np.repeat(is_read, lines)
+        self._add_read(records.continued[of_read[records.continued]], position, records.size)
+        self.left_out.append(self.line + np.flatnonzero(~of_read))
+        self.drops.append(np.stack([position + starts, position + ends], 1)[~is_read])
         self.records += int(np.count_nonzero(is_read))
         self.blank += int(np.count_nonzero(kinds == _BLANK))
-        self.line += int(lines.sum())
-        several = several[is_read[several]]
-        self._add_spans(position, ends, several, first_lines[several], lines[several])
-        self.gaps.append(np.stack([first_lines, lines], 1)[~is_read])
-        self.drops.append(np.stack([position + starts, position + ends], 1)[~is_read])
+        self.line += len(of_read)
 
-    def _add_spans(
-        self, position: int, ends: np.ndarray, several: np.ndarray, first_lines: np.ndarray, lines: np.ndarray
-    ) -> None:
-        """Notes which records of the block at an offset have several lines, and are read."""
-        self.spans.append(np.stack([first_lines, lines], 1))
-        for i in np.flatnonzero(lines >= _SUSPICIOUS).tolist() if self.swallowed is None else ():
-            start = position + (int(ends[several[i] - 1]) if several[i] else 0)
-            record = self.text.data[start : position + int(ends[several[i]])]
-            separators = {line.count(self.layout.separator) for line in record.removesuffix(b"\n").split(b"\n")}
+    def _add_read(self, continued: np.ndarray, position: int, size: int) -> None:
+        """Notes the lines, from 0 at the start of a block, that go on with records that are read."""
+        if not len(continued):
+            return
+        self.continued.append(self.line + continued)
+        spans = _spans(continued)
+        long = spans[spans[:, 1] >= _SUSPICIOUS]
+        if not len(long) or self.swallowed is not None:
+            return
+        lines = self.text.data[position : position + size].split(b"\n")
+        for first, number in long.tolist():
+            separators = {line.count(self.layout.separator) for line in lines[first : first + number]}
             if separators == {len(self.layout.names) - 1}:
-                self.swallowed = int(first_lines[i])
+                self.swallowed = self.line + first
                 return
 
     def refuse_line(self, position: int, records: Records) -> int:
@@ -226,17 +231,23 @@ class _Walk:
         further = self.text.data[position : position - records.size + records.trouble_at].count(b"\n")
         where = f" on line {self.line + further}" if further > 0 else ""
         self.refused.append(Refused(self.line, 1, reason, f"{reason}{where}: {self.text.shown(line)}"))
-        self.gaps.append(np.array([[self.line, 1]]))
+        self.left_out.append(np.array([self.line]))
         self.drops.append(np.array([[position, end]]))
         self.line += 1
         return end
 
     def survey(self) -> Survey:
-        none = np.empty((0, 2), np.int64)
-        spans, others, drops = (np.concatenate([none, *parts]) for parts in (self.spans, self.gaps, self.drops))
-        gaps = np.concatenate([spans + np.array([1, -1]), others])
-        gaps = gaps[np.argsort(gaps[:, 0])]
-        drops = np.minimum(drops, len(self.text.data))
+        none = np.empty(0, np.int64)
+        continued, left_out = np.concatenate([none, *self.continued]), np.concatenate([none, *self.left_out])
+        drops = np.concatenate([none.reshape(0, 2), *self.drops])
         return Survey(
-            self.layout, self.records, self.line - 1, self.blank, self.refused, spans, gaps, drops, self.swallowed
+            layout=self.layout,
+            records=self.records,
+            lines=self.line - 1,
+            blank=self.blank,
+            refused=self.refused,
+            continued=continued,
+            left_out=left_out,
+            drops=np.minimum(drops, len(self.text.data)),
+            swallowed=self.swallowed,
         )
