@@ -259,7 +259,7 @@ def test_train_refuses_before_anything_is_written(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "shown"), [({}, True), ({"progress": False}, False)])
 def test_train_shows_its_progress_unless_told_not_to(tmp_path, monkeypatch, caplog, arguments, shown):
-    def fake(experiment, workdir, lock):
+    def fake(experiment, workdir, lock, on_evaluation):
         logging.info("epoch 1")
         logging.warning("saved")
         return None, 2
