@@ -149,3 +149,11 @@ def test_a_damaged_report_is_said_before_anything_is_done(raw, capsys):
     (raw / "data" / "prepare.json").write_text("{")
     assert "prepare.json cannot be read" in refused(capsys, raw, "--category", "kind")
     assert sorted(os.listdir(raw / "data")) == sorted(content(raw / "data"))
+
+
+def test_a_folder_with_new_items_is_refused(raw, capsys):
+    """Their categories would be coded by the items of another table."""
+    (raw / "data" / "new_items").mkdir()
+    assert command(raw, "--category", "kind=kind") == 1
+    assert "again, with --catalogue all" in capsys.readouterr().err
+    assert not (raw / "data" / "kind_feat.npy").exists()

@@ -132,3 +132,9 @@ def test_refusals_of_prepare(raw, capsys, flags, words):
 def test_columns_need_a_table(raw):
     with pytest.raises(ConfigError, match="text, category, number and name_column name columns of a table of items"):
         Dataset.from_tables(np.array([[0, 1]]), category={"c": "genre"})
+
+
+@pytest.mark.parametrize("factor", [1e307, 1e-320])
+def test_numbers_too_large_or_small_to_be_standardised_are_refused(factor):
+    with pytest.raises(DataError, match=r"number n: from .* cannot be standardised"):
+        scaled({"n": [repr(factor * value) for value in (1, 2, 9)]}, None, np.array(["a", "b", "c"]))

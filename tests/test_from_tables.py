@@ -266,3 +266,34 @@ def test_one_modality_needs_no_word_about_it(tables, vectors, tmp_path):
     assert train(config, tmp_path / "run", dataset=made, progress=False)["model"] == "ease"
     with pytest.raises(ConfigError, match="a bucket cannot hold the data"):
         keep_dataset(config, made, "gs://a-bucket/run")
+
+
+def test_the_config_that_is_given_stays_as_it_was(dataset, tmp_path):
+    config = default_config("popular")
+    config.evaluation.ks = (5,)
+    config.evaluation.metric = "recall@5"
+    before = config.to_json()
+    train(config, tmp_path / "run", dataset=dataset, progress=False)
+    assert config.to_json() == before
+
+
+def test_a_matrix_is_what_scipy_says_it_is():
+    """Values of one place are added up, whatever format they came in; what is no number is refused."""
+    features = {"image": (np.arange(15), np.eye(15))}
+    rng = np.random.default_rng(0)
+    rows, columns, values = rng.integers(0, 20, 500), rng.integers(0, 15, 500), rng.integers(-1, 2, 500)
+    given = scipy.sparse.coo_array((values, (rows, columns)), shape=(20, 15))
+    summed = given.tocsr()
+    summed.eliminate_zeros()
+    kept = given.data.copy()
+    assert_same(Dataset.from_tables(given, features=features), Dataset.from_tables(summed, features=features))
+    np.testing.assert_array_equal(given.data, kept)
+    for bad in (np.nan, np.inf, 1j):
+        with pytest.raises(DataError, match="real, finite numbers"):
+            Dataset.from_tables(scipy.sparse.coo_array(([1, bad], ([0, 1], [0, 1]))), features=features)
+
+
+def test_two_columns_of_one_name_are_refused(tables):
+    columns = {5: tables[0]["who"], "5": tables[0]["sku"]}
+    with pytest.raises(DataError, match="two columns are called the same as text, of 5, '5'"):
+        Dataset.from_tables(columns, user_column="5", item_column="5")

@@ -204,3 +204,34 @@ def test_limits_on_the_command_line():
             parse_max_per(texts)
     with pytest.raises(ConfigError, match="'brand' = 0"):
         check_rules(Rules(max_per=parse_max_per(["brand=0"]), items=__file__))
+
+
+def test_blanks_around_ids_of_a_file_are_cut(trained, run):
+    stock = [f"P{item:02}" for item in range(0, NUM_ITEMS, 2)]
+    found = collect(recommend(trained, k=K, rules=Rules(allow=stock)))
+    (run / "blanks.csv").write_text("".join(f"  {item}\t\n   \n" for item in stock))
+    assert collect(recommend(trained, k=K, rules=Rules(allow=run / "blanks.csv"))) == found
+    (run / "blanks.csv").write_text("U00 , P03\nU01, P04 \n")
+    found = collect(recommend(trained, k=K, rules=Rules(allow=run / "blanks.csv")))
+    assert found == collect(recommend(trained, k=K, rules=Rules(allow=[("U00", "P03"), ("U01", "P04")])))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('P01\n"P02\nP03\n', "a quote that is opened has to be closed"), (";".join(["P01"] * 40_000), "line 1")],
+    ids=["an open quote", "a line of all ids"],
+)
+def test_a_file_that_would_lose_lines_is_refused(trained, run, text, words):
+    (run / "bad.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        recommend(trained, k=K, rules=Rules(allow=run / "bad.csv"))
+
+
+def test_pairs_of_nobody_are_refused(trained):
+    with pytest.raises(DataError, match="none of the users of the pairs to allow is in the catalogue: 'P01'"):
+        recommend(trained, k=K, rules=Rules(allow=[("P01", "P02")]))
+
+
+def test_a_limit_beyond_any_list_is_none(trained, run):
+    rules = Rules(max_per={"brand": 2**32}, items=run / "items.csv", item_id_column="sku")
+    assert collect(recommend(trained, k=K, rules=rules)) == collect(recommend(trained, k=K))

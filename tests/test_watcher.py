@@ -123,7 +123,7 @@ def test_its_errors_come_back_and_the_run_goes_on_to_the_bit(whole, tmp_path, er
     assert_goes_on_to(whole, tmp_path)
 
 
-@pytest.mark.parametrize("answer", [True, "Stop", 0, {}])
+@pytest.mark.parametrize("answer", [True, "Stop", 0, {}, np.zeros(2)], ids=str)
 def test_other_answers_are_refused(whole, tmp_path, answer):
     with pytest.raises(ConfigError, match=r'^on_evaluation returned .*: must return "stop", or None to go on'):
         train(config(), tmp_path, progress=False, on_evaluation=lambda _: answer)
@@ -157,3 +157,9 @@ def test_a_fitted_model_is_evaluated_once(tmp_path):
     [one] = told
     assert one == {"step": 0} | {name: value for name, value in result.items() if name.startswith("valid/")}
     assert load_trained(str(tmp_path)).is_fitted
+
+
+def test_what_cannot_be_called_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ConfigError, match="on_evaluation = 'stop': must be a function"):
+        train(config("popular"), tmp_path / "run", progress=False, on_evaluation="stop")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -43,7 +43,8 @@ class _Lists(NamedTuple):
 def make_limit(values: Sequence[str], most: int) -> Limit:
     """At most `most` items of the same value in a list; "" stands for no value, and is not limited."""
     found, groups = np.unique(np.asarray(values, np.str_), return_inverse=True)
-    return Limit(groups.astype(np.int32), np.where(found == "", np.iinfo(np.int32).max, most).astype(np.int32))
+    no_limit = np.iinfo(np.int32).max
+    return Limit(groups.astype(np.int32), np.where(found == "", no_limit, min(most, no_limit)).astype(np.int32))
 
 
 def keep_allowed(scores: jax.Array, allowed: UserBlocks) -> jax.Array:

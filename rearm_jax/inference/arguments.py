@@ -114,7 +114,7 @@ def pair_rows(
       purpose: as in `item_rows`.
 
     Raises:
-      DataError: no item is there.
+      DataError: no item is there, or no user.
     """
     users = plain_ids([user for user, _ in given], user_ids, "user")
     known = set(user_ids.tolist())
@@ -124,6 +124,11 @@ def pair_rows(
             strangers[user] = None
         if item is not None and user in row_of_user:
             rows.append((row_of_user[user], item))
+    if strangers and not any(user in known or user in row_of_user for user in users):
+        raise DataError(
+            f"none of the users of the pairs {purpose} is in the catalogue: {some_ids(list(strangers))}. Check the "
+            "list, whose lines are user id, item id"
+        )
     if strangers:
         logging.warning(
             "%d users of the pairs %s are not in the catalogue: %s", len(strangers), purpose, some_ids(list(strangers))

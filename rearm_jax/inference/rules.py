@@ -94,7 +94,8 @@ def parse_max_per(texts: Sequence[str]) -> dict[str, int]:
 
 
 def read_items_or_pairs(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Items, or users and items, from CSV without a header: item ids, one a line, or lines "user id,item id".
+    """Items, or users and items, from CSV without a header: item ids, one a line, or lines "user id,item id". Blanks
+    around ids are cut.
 
     Returns:
       item ids and pairs, one of them empty.
@@ -102,7 +103,14 @@ def read_items_or_pairs(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     Raises:
       DataError: the file cannot be read, is empty, or has lines of another or of both kinds.
     """
-    rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
+    reader = csv.reader(read_text(path).splitlines(), strict=True)
+    try:
+        rows = [[value.strip() for value in row] for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num}: {error}. It should be an item id, or a user id and an item id with a "
+            "comma between; a quote that is opened has to be closed"
+        ) from error
     if not rows:
         raise DataError(f"{path} is empty: it should hold item ids, or user ids and item ids")
     for number, row in enumerate(rows):

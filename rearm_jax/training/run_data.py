@@ -60,7 +60,7 @@ def with_dataset(config: ConfigDict, dataset: Dataset) -> ConfigDict:
         raise ConfigError(f"dataset = {shown(dataset)}: must be a Dataset; did you mean Dataset.from_tables(...)?")
     if not (isinstance(config, ConfigDict) and isinstance(config.get("data"), ConfigDict)):
         return config
-    config, modalities = ConfigDict(config), tuple(dataset.features)
+    config, modalities = config.copy_and_resolve_references(), tuple(dataset.features)
     said: dict[str, tuple] = {
         name: (SETTINGS[f"data.{name}"].default,) for name in ("source", "root", "name", "num_users")
     }

@@ -20,6 +20,8 @@ class Watcher:
     """
 
     def __init__(self, on_evaluation: OnEvaluation | None):
+        if not (on_evaluation is None or callable(on_evaluation)):
+            raise ConfigError(f"on_evaluation = {shown(on_evaluation)}: must be a function of the metrics, or None")
         self._on_evaluation = on_evaluation
         self._error: Exception | None = None
 
@@ -29,7 +31,7 @@ class Watcher:
             return
         try:
             answer = self._on_evaluation(dict(metrics))
-            if answer not in (None, "stop"):
+            if answer is not None and not (isinstance(answer, str) and answer == "stop"):
                 raise ConfigError(f'on_evaluation returned {shown(answer)}: must return "stop", or None to go on')
         except Exception as error:
             self._error = error

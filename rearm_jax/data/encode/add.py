@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.data.dataset import load_dataset
-from rearm_jax.data.folder import REPORT_FILE
+from rearm_jax.data.folder import NEW_ITEMS, REPORT_FILE
 from rearm_jax.data.formats import is_data_set
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
@@ -52,6 +52,11 @@ def add_modalities(settings: Settings, in_order: bool = False) -> dict[str, Any]
     there = [f"{name}_feat.npy" for name in modalities if os.path.lexists(root / f"{name}_feat.npy")]
     if there and not settings.overwrite:
         raise ConfigError(f"{root} has {', '.join(there)}: give other names, or --overwrite to replace them")
+    if (settings.category or settings.number) and (root / NEW_ITEMS).is_dir():
+        raise ConfigError(
+            f"{root} has {NEW_ITEMS}, whose categories and numbers would have another coding: prepare the folder "
+            "again, with --catalogue all and these columns"
+        )
     report = _report(root / REPORT_FILE)
     item_ids = _item_ids(root, settings)
     reading = settings.reading_items()

@@ -88,7 +88,14 @@ def scaled(values: Mapping[str, Sequence[str]], quantiles: int, item_ids: np.nda
             ranges = [different[quantile == number] for number in range(part.shape[1])]
             names += [f"{column} from {numbers[0]:g} to {numbers[-1]:g}" for numbers in ranges]
         else:
-            part = (numbers - numbers[known].mean()) / numbers[known].std()
+            with np.errstate(over="ignore", invalid="ignore"):
+                middle, spread = numbers[known].mean(), numbers[known].std()
+            if not (np.isfinite(spread) and spread > np.finfo(np.float64).tiny):
+                raise DataError(
+                    f"number {column}: from {numbers[known].min():g} to {numbers[known].max():g}, which cannot be "
+                    "standardised; change its unit, or use quantiles"
+                )
+            part = (numbers - middle) / spread
             parts.append(np.where(known, part, 0)[:, None])
             names.append(column)
     absent = np.all([[text == "" for text in texts] for texts in values.values()], axis=0)

@@ -46,6 +46,8 @@ def as_frame(given: Any, name: str) -> Frame:
     if isinstance(given, pl.DataFrame):
         return Frame(name, given.lazy())
     if isinstance(given, Mapping):
+        if len(set(map(str, given))) < len(given):
+            raise DataError(f"{name}: two columns are called the same as text, of {', '.join(map(repr, given))}")
         return Frame(name, _columns({str(column): values for column, values in given.items()}, name))
     if _is_pandas(given):
         return Frame(name, _columns(_of_pandas(given, name), name))
@@ -62,7 +64,13 @@ def interactions_frame(given: Any) -> Frame:
     """
     name = "interactions"
     if scipy.sparse.issparse(given):
-        matrix = scipy.sparse.coo_array(given)
+        matrix = scipy.sparse.coo_array(given, copy=True)
+        matrix.sum_duplicates()
+        if matrix.ndim != 2 or matrix.dtype.kind not in "buif" or not np.isfinite(matrix.data).all():
+            raise DataError(
+                f"{name}: a matrix of {matrix.dtype} and shape {matrix.shape}; it must be (users, items) with real, "
+                "finite numbers"
+            )
         kept = np.flatnonzero(matrix.data)
         values = (*(axis[kept] for axis in matrix.coords), matrix.data[kept])
         return Frame(name, _columns(dict(zip(PAIR_COLUMNS, values, strict=True)), name))
