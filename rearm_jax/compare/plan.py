@@ -122,7 +122,7 @@ class Plan:
                     "rows of the two cannot stand in one table. Name another --workdir"
                 )
         for data, row in self.groups():
-            for task in [*self.search(data, row), *self.finals(data, row)]:
+            for task in [*self._settings(data, row), *self.finals(data, row)]:
                 _check_settings(self.folder(task), self.config(task))
         if write and facts.keys() - saved.keys():
             self.workdir.mkdir(parents=True, exist_ok=True)
@@ -133,16 +133,17 @@ class Plan:
         return [(data, row) for data in self.spec.data for row in self.spec.rows]
 
     def search(self, data: str, row: str) -> list[Task]:
-        """The runs that try settings."""
-        seed = self.spec.search_seed(data, row)
-        tries = self.spec.settings_tried(data, row)
-        return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
+        """The runs that try settings; none where there is one setting alone, as nothing is to be chosen."""
+        tasks = self._settings(data, row)
+        return tasks if len(tasks) > 1 else []
 
     def best(self, data: str, row: str) -> Task | None:
         """The setting with the best validation metric, the first of equals; None where none has come to its end.
 
         Only to be asked when the search is over.
         """
+        if not self.search(data, row):
+            return self._settings(data, row)[0]
         outcomes = [(task, self.outcome(task)) for task in self.search(data, row)]
         done = [(task, outcome["valid"]) for task, outcome in outcomes if outcome and outcome["status"] == "done"]
         return max(done, key=lambda pair: pair[1])[0] if done else None
@@ -178,6 +179,11 @@ class Plan:
         for data, row in self.groups():
             yield from self._open_search(data, row)
             yield from (task for task in self.finals(data, row) if self.outcome(task) is None)
+
+    def _settings(self, data: str, row: str) -> list[Task]:
+        seed = self.spec.search_seed(data, row)
+        tries = self.spec.settings_tried(data, row)
+        return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
 
     def _open_search(self, data: str, row: str) -> list[Task]:
         tasks = self.search(data, row)

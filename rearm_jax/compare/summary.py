@@ -177,6 +177,7 @@ def _row(
     slices = [json.loads(run["slices"]) for run in done if run["slices"]]
     is_external = any(run["kind"] == "external" for run in runs)
     closed_form = any(run["closed_form"] for run in runs)
+    tried = search or done[:1]  # a single setting is not searched
     valid = [run["valid"] if run["status"] == "done" else math.nan for run in search]
     return Row(
         name=name,
@@ -190,11 +191,11 @@ def _row(
         by_history=[_mean_of(group) for group in zip(*(one["by_history"] for one in slices), strict=True)],
         by_popularity=[_mean_of(group) for group in zip(*(one["by_popularity"] for one in slices), strict=True)],
         parameters=next((run["parameters"] for run in [*done, *search] if run["parameters"] is not None), None),
-        tried=len(search),
+        tried=len(tried),
         failed=sum(run["status"] == "failed" for run in search),
         pruned=sum(run["status"] == "pruned" for run in search),
         best_so_far=np.fmax.accumulate(np.array(valid, np.float64)),
-        chosen=_chosen(search),
+        chosen=_chosen(tried),
         seconds_to_best=timing.get("seconds") if closed_form else timing.get("seconds_to_best"),
         seconds_per_epoch=timing.get("seconds_per_epoch"),
         peak_bytes=timing.get("peak_bytes"),
