@@ -25,8 +25,9 @@ from rearm_jax.compare.spec import load_spec
 from rearm_jax.compare.work import Datasets, work
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.evaluation.user_metrics import read_user_metrics
+from rearm_jax.experiment import build_experiment
 from rearm_jax.recommender.search_space import Choice, LogUniform
-from rearm_jax.training import placement, step
+from rearm_jax.training import loop, placement, step
 from rearm_jax.training.lock import RunLock
 from rearm_jax.training.run_folder import saved_config
 from tests.conftest import tiny_config
@@ -110,6 +111,35 @@ def test_what_is_developed_is_compared_on_validation(tmp_path):
         np.testing.assert_allclose(np.nanmean(users["ndcg@10"], dtype=np.float64), result["valid/ndcg@10"], atol=1e-7)
     assert "on validation; settings were" in (tmp_path / "table.md").read_text("utf-8")
     assert " on test" not in (tmp_path / "table.md").read_text("utf-8")
+
+
+def test_a_residual_beside_what_another_row_trained(tmp_path, monkeypatch):
+    both = {"residual.model": "itemknn"}
+    space = {"residual.shrink": LogUniform(1.0, 100.0)}
+    rows = {"bpr": Row("bpr", SMALL, SPACE), "bpr + knn": Row("bpr", both, space, trained="bpr")}
+    plan = Plan(spec_of(rows=rows, reference="bpr"), tmp_path / "plan")
+    assert plan.progress() == (0, 10)
+    trained = []
+    train_epoch = loop._run_epoch
+    monkeypatch.setattr(loop, "_run_epoch", lambda *args: trained.append(args) or train_epoch(*args))
+    assert work(plan) is None
+    assert len(trained) == 2 * (3 + 2)  # the epochs of the row without
+    assert plan.progress() == (10, 10)
+    for task, alone in zip(plan.finals("tiny", "bpr + knn"), plan.finals("tiny", "bpr"), strict=True):
+        found = json.loads((plan.folder(task) / "result.json").read_text())
+        config = plan.config(task)
+        assert (config.seed, config.learning_rate) == (alone.seed, plan.config(alone).learning_rate)
+        assert config.residual.shrink == plan.best("tiny", "bpr + knn").tried.get("residual.shrink", 100.0)
+        expected, _ = loop.train(build_experiment(config), str(tmp_path / str(task.number)))
+        assert {k: found[k] for k in found if k not in TIMES} == {
+            k: expected[k] for k in expected if k not in TIMES
+        } | {"steps_per_second": found["steps_per_second"]}
+    gather(plan, Datasets(plan), [])
+    write_outputs([plan.workdir], plan.workdir)
+    runs = read_results([plan.workdir]).runs
+    settings = json.loads(runs.filter((pl.col("row") == "bpr + knn") & (pl.col("kind") == "final"))["settings"][0])
+    assert settings.items() >= (SMALL | both).items()
+    assert len(runs.filter(pl.col("row") == "bpr + knn")) == 3 + 2
 
 
 @pytest.mark.parametrize("name", ["evaluation.test", "seed", "evaluation.ks", "data.train_on", "data.synthetic.seed"])
@@ -383,6 +413,17 @@ def get_spec():
         (SPEC_FILE % ('"a": "ease"', "a"), "rows['a'] = 'ease': must be a name and a Row"),
         (SPEC_FILE % ('"a": Row("ease", space=[])', "a"), "must be a name and a Row"),
         (SPEC_FILE % ('"a": Row("ease", space={"model.l2": (1, 2)})', "a"), "Uniform, LogUniform or Choice"),
+        (
+            SPEC_FILE % ('"a": Row("bpr", {"residual.model": "ease"}, trained="b")', "a"),
+            "must be the name of another row",
+        ),
+        (SPEC_FILE % ('"b": Row("bpr"), "a": Row("bpr", trained="b")', "b"), "must have a residual.model"),
+        (
+            SPEC_FILE
+            % ('"b": Row("bpr"), "a": Row("bpr", {"residual.model": "ease", "learning_rate": 1.0}, trained="b")', "b"),
+            "learning_rate is that row's",
+        ),
+        (SPEC_FILE % ('"a": Row("bpr", trained=3)', "a"), "must be a name and a Row"),
         ((SPEC_FILE % ('"a": Row("ease")', "a")).replace("tries=1", "tries='1'"), "tries = '1'"),
         ((SPEC_FILE % ('"a": Row("ease")', "a")).replace("tries=1", "tries=1, metric='ndcg'"), "metric = 'ndcg'"),
         ((SPEC_FILE % ('"a": Row("ease")', "a")).replace('{"d": config}', '{"a+b": config}'), "data set 'a+b'"),

@@ -23,6 +23,9 @@ def estimate(plan: Plan, workers: int) -> str:
     lines = ["data set, row: settings tried + seeds + timed; seconds to begin, an epoch; at most in all, kept"]
     hours = gigabytes = 0.0
     for data, row in plan.groups():
+        if spec.rows[row].trained:
+            lines.append(f"{data}, {row}: the final runs of {spec.rows[row].trained}")
+            continue
         begin, epoch, size, num_epochs = _short_run(plan, data, row, datasets)
         tries, seeds = len(plan.search(data, row)), spec.num_seeds(row)
         runs = tries + seeds + spec.timing

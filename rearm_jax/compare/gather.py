@@ -154,7 +154,7 @@ def _run(plan: Plan, task: Task, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "kind": task.kind,
         "number": task.number,
         "seed": task.seed,
-        "settings": json.dumps({**plan.spec.rows[task.row].settings, **task.tried}),
+        "settings": json.dumps({**plan.spec.fixed(task.row), **task.tried}),
         "status": outcome["status"],
         "closed_form": plan.spec.is_closed_form(task.row),
         "parameters": outcome.get("parameters"),

@@ -46,6 +46,7 @@ class Task:
     tried: Mapping[str, Any]
     seed: int
     num_epochs: int | None = None  # None: as many as the data set's config has
+    trained: Path | None = None  # the folder of the run whose model it has
 
     @property
     def title(self) -> str:
@@ -143,7 +144,7 @@ class Plan:
         Only to be asked when the search is over.
         """
         if not self.search(data, row):
-            return self._settings(data, row)[0]
+            return next(iter(self._settings(data, row)), None)
         outcomes = [(task, self.outcome(task)) for task in self.search(data, row)]
         done = [(task, outcome["valid"]) for task, outcome in outcomes if outcome and outcome["status"] == "done"]
         return max(done, key=lambda pair: pair[1])[0] if done else None
@@ -152,26 +153,51 @@ class Plan:
         """The runs that are scored on test; none before the search is over, or where it found nothing."""
         if any(self.outcome(task) is None for task in self.search(data, row)):
             return []
-        best = self.best(data, row)
-        seeds = range(self.spec.num_seeds(row)) if best else ()
+        best, trained = self.best(data, row), self.spec.rows[row].trained
+        if best is None:
+            return []
+        final = dataclasses.replace(best, kind="final")
+        if trained:
+            runs = self._done_finals(data, trained)
+            return [
+                dataclasses.replace(final, number=run.number, seed=run.seed, trained=self.folder(run)) for run in runs
+            ]
+        seeds = [self.spec.final_seed(data, row, number) for number in range(self.spec.num_seeds(row))]
+        return [dataclasses.replace(final, number=number, seed=seed) for number, seed in enumerate(seeds)]
+
+    def _settings(self, data: str, row: str) -> list[Task]:
+        """What is to be tried; of a row whose model another row trains, none before that has been done."""
+        tries, trained = self.spec.settings_tried(data, row), self.spec.rows[row].trained
+        if trained is None:
+            seed = self.spec.search_seed(data, row)
+            return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
         return [
-            Task("final", data, row, best.setting, n, best.tried, self.spec.final_seed(data, row, n))
-            for n in seeds
-            if best
+            Task("search", data, row, number, number, {**run.tried, **tried}, run.seed, trained=self.folder(run))
+            for run in self._done_finals(data, trained)[:1]
+            for number, tried in enumerate(tries)
         ]
+
+    def _done_finals(self, data: str, row: str) -> list[Task]:
+        """The final runs of a row that came to their end; none before all have ended."""
+        ended = [(task, self.outcome(task)) for task in self.finals(data, row)]
+        if any(outcome is None for _, outcome in ended):
+            return []
+        return [task for task, outcome in ended if outcome and outcome["status"] == "done"]
 
     def progress(self) -> tuple[int, int]:
         """Search and final runs that have ended, and how many there are in all."""
         ended = total = 0
         for data, row in self.groups():
-            search = self.search(data, row)
-            ended += sum(self.outcome(task) is not None for task in (*search, *self.finals(data, row)))
-            total += len(search) + self.spec.num_seeds(row)
+            tries = len(self.spec.settings_tried(data, row))
+            tasks = (*self.search(data, row), *self.finals(data, row))
+            ended += sum(self.outcome(task) is not None for task in tasks)
+            total += (tries if tries > 1 else 0) + self.spec.num_seeds(row)
         return ended, total
 
     def timings(self) -> list[Task]:
         """The runs that are timed."""
-        tasks = [task for data, row in self.groups() for task in self.finals(data, row)[:1]]
+        trained = [(data, row) for data, row in self.groups() if self.spec.rows[row].trained is None]
+        tasks = [task for data, row in trained for task in self.finals(data, row)[:1]]
         return [dataclasses.replace(task, kind="timing") for task in tasks] if self.spec.timing else []
 
     def open_tasks(self) -> Iterator[Task]:
@@ -180,16 +206,11 @@ class Plan:
             yield from self._open_search(data, row)
             yield from (task for task in self.finals(data, row) if self.outcome(task) is None)
 
-    def _settings(self, data: str, row: str) -> list[Task]:
-        seed = self.spec.search_seed(data, row)
-        tries = self.spec.settings_tried(data, row)
-        return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
-
     def _open_search(self, data: str, row: str) -> list[Task]:
         tasks = self.search(data, row)
         ended = {task.number for task in tasks if self.outcome(task) is not None}
         prune = self.spec.prune
-        if prune is None or self.spec.is_closed_form(row):
+        if prune is None or self.spec.is_closed_form(row) or self.spec.rows[row].trained:
             return [task for task in tasks if task.number not in ended]
         rungs = {task.number: value for task in tasks if (value := self._rung(task)) is not None}
         early = [task for task in tasks if task.number not in ended and task.number not in rungs]

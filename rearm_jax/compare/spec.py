@@ -40,6 +40,8 @@ class Row:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Where settings are looked for, in the place of the model's own `search_space`.
     space: SearchSpace | None = None
+    # Another row with this model, whose final runs this one has, with a residual beside: nothing is trained again.
+    trained: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Spec:
         if self.metric not in metrics:
             raise ConfigError(f"metric = {self.metric!r}: must be one of {', '.join(metrics)}, which users' files have")
         for row, this in self.rows.items():
+            self._check_trained(row)
             names = [*this.settings, *self.space(row)]
             if mine := [name for name in names if name in _OURS or name.startswith("data.")]:
                 raise ConfigError(f"row {row}: {mine[0]} is set by the comparison in every run")
@@ -118,6 +121,19 @@ class Spec:
             for row in self.rows:
                 for tried in self.settings_tried(data, row):
                     self.config(data, row, tried, 0, test=False)
+
+    def _check_trained(self, row: str) -> None:
+        this = self.rows[row]
+        if this.trained is None:
+            return
+        where, other = f"row {row}: trained = {this.trained!r}", self.rows.get(this.trained)
+        if other is None or other.model != this.model or other.trained is not None or self.is_closed_form(row):
+            raise ConfigError(f"{where} must be the name of another row, with the model {this.model}, which is trained")
+        beside = [*this.settings, *(this.space or {})]
+        if other.settings.get("residual.model") or not this.settings.get("residual.model"):
+            raise ConfigError(f"{where}: its settings must have a residual.model, and those of {this.trained} none")
+        if mine := [name for name in beside if not name.startswith("residual.")]:
+            raise ConfigError(f"{where}: {mine[0]} is that row's; this one sets and searches `residual.` alone")
 
     def _check_fields(self) -> None:
         kinds: dict[str, Any] = {
@@ -144,7 +160,8 @@ class Spec:
                 raise ConfigError(f"data[{name!r}]: data.train_on must be 'train': nothing would be left to score")
         for name, row in self.rows.items():
             parts = (row.settings, {} if row.space is None else row.space) if isinstance(row, Row) else (None,)
-            if not isinstance(name, str) or not all(isinstance(part, Mapping) for part in parts):
+            is_row = all(isinstance(part, Mapping) for part in parts) and isinstance(row.trained, str | None)
+            if not isinstance(name, str) or not is_row:
                 raise ConfigError(f"rows[{shown(name)}] = {shown(row)}: must be a name and a Row")
             for setting, where in parts[1].items():
                 if not isinstance(where, Range):
@@ -157,11 +174,16 @@ class Spec:
             return this.space
         if this.model not in models.names():
             raise ConfigError(f"row {row}: there is no model {this.model!r}; there are {', '.join(models.names())}")
-        found = dict(models.find(this.model).search_space)
+        found = {} if this.trained else dict(models.find(this.model).search_space)
         if residual := this.settings.get("residual.model", ""):
             beside = models.find(residual).search_space
             found |= {name.replace("model.", "residual.", 1): where for name, where in beside.items()}
         return {name: where for name, where in found.items() if name not in this.settings}
+
+    def fixed(self, row: str) -> dict[str, Any]:
+        """What every run of a row has."""
+        this = self.rows[row]
+        return {**(self.rows[this.trained].settings if this.trained else {}), **this.settings}
 
     def settings_tried(self, data: str, row: str) -> list[dict[str, Any]]:
         """The settings tried, {} first; the first n of a longer list are the list of n.
@@ -202,7 +224,7 @@ class Spec:
           ConfigError: names row and setting.
         """
         this = self.rows[row]
-        fixed = {"model.name": this.model, "residual.model": "", **this.settings}
+        fixed = {"model.name": this.model, "residual.model": "", **self.fixed(row)}
         model, residual = chosen(fixed)
         if not model or residual != fixed["residual.model"]:
             raise ConfigError(

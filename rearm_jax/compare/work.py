@@ -6,6 +6,7 @@ from the last checkpoint. In one process, runs that differ in rates and seeds al
 
 import contextlib
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from rearm_jax.evaluation.slices import by_history, list_measures
 from rearm_jax.evaluation.user_metrics import user_metrics, write_user_metrics
 from rearm_jax.experiment import Experiment, load_data, make_experiment
 from rearm_jax.files import whole_file
+from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.lists import split_lists
 from rearm_jax.training.lock import RunHeld, RunLock
 from rearm_jax.training.loop import train
@@ -113,6 +115,8 @@ def run(plan: Plan, task: Task, datasets: Datasets, lock: RunLock) -> int | None
     config = plan.config(task)
     try:
         check_against_data(config, dataset.num_users, dataset.num_items)
+        if task.trained:
+            take_trained(task.trained, folder)
         with quietly():
             experiment = make_experiment(config, dataset)
             result, stopped_by = train(experiment, str(folder), lock)
@@ -142,6 +146,15 @@ def run(plan: Plan, task: Task, datasets: Datasets, lock: RunLock) -> int | None
     if task.kind != "timing":
         logging.info("%d of %d runs are done", *plan.progress())
     return None
+
+
+def take_trained(other: Path, folder: Path) -> None:
+    """Gives a run folder the checkpoints of a finished run, from which training has nothing left to do."""
+    checkpoints, partly = Path(checkpoint_directory(folder)), folder / ".partly"
+    if not checkpoints.exists():
+        shutil.rmtree(partly, ignore_errors=True)  # of a process that was killed
+        shutil.copytree(checkpoint_directory(other), partly)
+        partly.rename(checkpoints)
 
 
 def described(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, Any]:

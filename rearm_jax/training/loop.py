@@ -103,9 +103,10 @@ def _train_learned(
         inputs = placement.inputs()
         evaluate = Evaluator(placement, inputs)
         run_steps = compile_steps(placement, inputs)
-        start = time.perf_counter()
-        state, *_ = run_steps(state, 0)  # compiles, and does no step
-        logging.info("compiled the train step in %.1f s", time.perf_counter() - start)
+        if not is_over():
+            start = time.perf_counter()
+            state, *_ = run_steps(state, 0)  # compiles, and does no step
+            logging.info("compiled the train step in %.1f s", time.perf_counter() - start)
         # Up to here there is nothing to save: a signal simply ends the process.
         with stop_on_signal() as request:
             with _open_writer(workdir, config, int(state.step)) as writer:
