@@ -142,6 +142,17 @@ def test_a_residual_beside_what_another_row_trained(tmp_path, monkeypatch):
     assert len(runs.filter(pl.col("row") == "bpr + knn")) == 3 + 2
 
 
+def test_a_start_takes_the_place_of_the_defaults():
+    spec = spec_of(rows={"bpr": Row("bpr", SMALL, SPACE), "from": Row("bpr", SMALL, SPACE, {"learning_rate": 0.5})})
+    spec = dataclasses.replace(spec, reference="bpr")
+    first, *others = spec.settings_tried("tiny", "from")
+    assert first == {"learning_rate": 0.5}
+    assert [{}, *others] == spec.settings_tried("tiny", "bpr")
+    beyond = Row("bpr", SMALL, SPACE, {"model.embedding_dim": 4})
+    with pytest.raises(ConfigError, match=r"row from: start has model\.embedding_dim, and its space has not"):
+        dataclasses.replace(spec, rows=spec.rows | {"from": beyond}).check()
+
+
 @pytest.mark.parametrize("name", ["evaluation.test", "seed", "evaluation.ks", "data.train_on", "data.synthetic.seed"])
 def test_no_spec_can_ask_for_what_the_comparison_sets(name):
     for row in (Row("bpr", {name: True}), Row("bpr", space={name: Choice((1, 2))})):

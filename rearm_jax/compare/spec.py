@@ -40,6 +40,8 @@ class Row:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Where settings are looked for, in the place of the model's own `search_space`.
     space: SearchSpace | None = None
+    # The first setting tried, a value for some names of the space; without it the defaults.
+    start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Another row with this model, whose final runs this one has, with a residual beside: nothing is trained again.
     trained: str | None = None
 
@@ -65,7 +67,7 @@ class Spec:
             A model's own settings are its defaults, what its row fixes, and what is tried.
         rows: name -> row.
         reference: the row that the others are compared with.
-        tries: settings tried for each data set and row, the defaults first.
+        tries: settings tried for each data set and row, its start first.
         seeds: final runs of the best of them.
         ks: two cut-offs.
         metric: by which rows are compared.
@@ -115,6 +117,8 @@ class Spec:
                 raise ConfigError(f"row {row}: {mine[0]} is set by the comparison in every run")
             if both := [name for name in this.settings if name in self.space(row)]:
                 raise ConfigError(f"row {row}: {both[0]} is fixed, and in its space, too; leave it out of one of them")
+            if beyond := [name for name in this.start if name not in self.space(row)]:
+                raise ConfigError(f"row {row}: start has {beyond[0]}, and its space has not")
             if "model.name" in names or "residual.model" in self.space(row):
                 raise ConfigError(f"row {row}: which model it is, is said by Row(model), and not searched")
         for data in self.data:
@@ -159,9 +163,9 @@ class Spec:
             if flatten(config).get("data.train_on", "train") != "train":
                 raise ConfigError(f"data[{name!r}]: data.train_on must be 'train': nothing would be left to score")
         for name, row in self.rows.items():
-            parts = (row.settings, {} if row.space is None else row.space) if isinstance(row, Row) else (None,)
-            is_row = all(isinstance(part, Mapping) for part in parts) and isinstance(row.trained, str | None)
-            if not isinstance(name, str) or not is_row:
+            is_row = isinstance(row, Row) and isinstance(row.trained, str | None)
+            parts = (row.settings, {} if row.space is None else row.space, row.start) if is_row else (None,)
+            if not isinstance(name, str) or not all(isinstance(part, Mapping) for part in parts):
                 raise ConfigError(f"rows[{shown(name)}] = {shown(row)}: must be a name and a Row")
             for setting, where in parts[1].items():
                 if not isinstance(where, Range):
@@ -186,11 +190,12 @@ class Spec:
         return {**(self.rows[this.trained].settings if this.trained else {}), **this.settings}
 
     def settings_tried(self, data: str, row: str) -> list[dict[str, Any]]:
-        """The settings tried, {} first; the first n of a longer list are the list of n.
+        """The settings tried, the row's start first; the first n of a longer list are the list of n.
 
         The list is the model's: a model that stands in two rows under two names is tuned alike in both.
         """
-        return search_list(self.space(row), self.tries, _seed("settings", data, self.rows[row].model))
+        this = self.rows[row]
+        return [dict(this.start), *search_list(self.space(row), self.tries, _seed("settings", data, this.model))[1:]]
 
     def search_seed(self, data: str, row: str) -> int:
         """The seed of the runs that try settings, as the list the model's."""

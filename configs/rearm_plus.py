@@ -1,0 +1,53 @@
+"""REARM+: the parts of REARM that carry weight, frozen features, a softmax loss, and EASE beside it.
+
+    python -m rearm_jax.main --config=configs/rearm_plus.py --config.data.root=FOLDER --workdir=runs/rearm_plus \
+      --config.data.modalities="('title','description')"
+
+Data: any folder of the usual form, with one modality or several.
+RECIPE is the same on all data; the rates and weights below are a start, and SPACE is where to look for better ones on
+validation: `python -m rearm_jax.compare` does (docs/compare.md). What each part brings: docs/results.md.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rearm_jax import default
+from rearm_jax.recommender.search_space import LogUniform, Uniform
+
+RECIPE: dict[str, Any] = {
+    "graph.user_knn_k": 20,
+    "graph.item_knn_k": 10,
+    "loss.contrastive_weight": 0.0,
+    "loss.orthogonal_weight": 0.0,
+    "loss.ranking": "softmax",
+    "model.attention": "norm",
+    "model.meta_network": False,
+    "model.num_layers": 2,
+    "model.train_features": False,
+}
+BESIDE: dict[str, Any] = {"residual.model": "ease"}
+START: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "weight_decay": 0.5,
+    "graph.user_cooccurrence_weight": 0.9,
+    "graph.item_cooccurrence_weight": 0.5,
+    "loss.l2_weight": 0.5,
+    "loss.ranking_temperature": 0.12,
+}
+SPACE = {
+    "learning_rate": LogUniform(3e-4, 3e-3),
+    "weight_decay": LogUniform(0.05, 2.0),
+    "graph.user_cooccurrence_weight": Uniform(0.2, 1.0),
+    "graph.item_cooccurrence_weight": Uniform(0.1, 0.8),
+    "loss.l2_weight": LogUniform(0.03, 3.0),
+    "loss.ranking_temperature": Uniform(0.08, 0.2),
+}
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config("rearm", BESIDE["residual.model"])
+    config.num_epochs = 100
+    config.patience = 8
+    config.update_from_flattened_dict(RECIPE | BESIDE | START)
+    return config
