@@ -1,0 +1,65 @@
+"""The tables of Office and MovieLens-100K in docs/results.md: all models; those that learn with EASE beside them, too.
+
+    REARM_DATA=FOLDER python -m rearm_jax.compare --spec configs/compare/office.py --workdir runs/office --workers 2
+
+FOLDER holds office-1/ and ml-100k/, made as docs/results.md says.
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from rearm_jax import default
+from rearm_jax.compare import Prune, Row, Spec
+from rearm_jax.configs.rearm_plus import BESIDE, RECIPE, SPACE, START
+
+FITTED = {"most popular": Row("popular"), "ItemKNN": Row("itemknn"), "EASE": Row("ease")}
+PLUS = {
+    "REARM+ without EASE": Row("rearm", RECIPE, SPACE, START),
+    "REARM+": Row("rearm", BESIDE, trained="REARM+ without EASE"),
+}
+LEARNED = {
+    "LightGCN": "lightgcn",
+    "FREEDOM": "freedom",
+    "BPR-MF": "bpr",
+    "VBPR": "vbpr",
+    "BM3": "bm3",
+    "SMORE": "smore",
+    "MGCN": "mgcn",
+    "REARM": "rearm",
+}
+PRUNE = Prune(epochs=8, share=0.5)
+
+
+def with_and_without(names: list[str]) -> dict[str, Row]:
+    """Two rows for each of some models of LEARNED."""
+    rows = {}
+    for name in names:
+        rows[name] = Row(LEARNED[name])
+        rows[f"{name} + EASE"] = Row(LEARNED[name], BESIDE, trained=name)
+    return rows
+
+
+def config_of(folder: str, modalities: tuple[str, ...]) -> ConfigDict:
+    """What the runs on a data set share."""
+    config = default.get_config()
+    config.data.root = os.path.join(os.environ.get("REARM_DATA", "data"), folder)
+    config.data.modalities = modalities
+    config.num_epochs = 100
+    config.patience = 8
+    return config
+
+
+def get_spec() -> Spec:
+    return Spec(
+        data={
+            "Office": config_of("office-1", ("title", "description")),
+            "MovieLens": config_of("ml-100k", ("text", "genres")),
+        },
+        rows=FITTED | PLUS | with_and_without(list(LEARNED)),
+        reference="REARM+",
+        tries=10,
+        seeds=5,
+        prune=PRUNE,
+        timing=False,
+    )
