@@ -30,18 +30,18 @@ BESIDE: dict[str, Any] = {"residual.model": "ease"}
 START: dict[str, Any] = {
     "learning_rate": 1e-3,
     "weight_decay": 0.5,
-    "graph.user_cooccurrence_weight": 0.9,
-    "graph.item_cooccurrence_weight": 0.5,
-    "loss.l2_weight": 0.5,
+    "graph.user_cooccurrence_weight": 0.55,
+    "graph.item_cooccurrence_weight": 0.2,
+    "loss.l2_weight": 1.0,
     "loss.ranking_temperature": 0.12,
 }
 SPACE = {
-    "learning_rate": LogUniform(3e-4, 3e-3),
-    "weight_decay": LogUniform(0.05, 2.0),
+    "learning_rate": LogUniform(4e-4, 3e-3),
+    "weight_decay": LogUniform(0.05, 3.0),
     "graph.user_cooccurrence_weight": Uniform(0.2, 1.0),
-    "graph.item_cooccurrence_weight": Uniform(0.1, 0.8),
-    "loss.l2_weight": LogUniform(0.03, 3.0),
-    "loss.ranking_temperature": Uniform(0.08, 0.2),
+    "graph.item_cooccurrence_weight": Uniform(0.05, 0.9),
+    "loss.l2_weight": LogUniform(0.05, 10.0),
+    "loss.ranking_temperature": Uniform(0.09, 0.18),
 }
 
 

@@ -53,7 +53,12 @@ SETTINGS = {
         "", PATH, "run folder to start from: its best parameters, matched by outside ids; see docs/output.md"
     ),
     "init_optimizer": Setting(False, SWITCH, "whether the state of that run's optimiser is taken over, too"),
-    "negatives": Setting("all", choice("all", "trained"), 'which items; "trained": those with a train interaction'),
+    "negatives": Setting(
+        "all",
+        choice("all", "trained", "leaking"),
+        'which items; "trained": those with a train interaction; "leaking": those that the user has in no split, '
+        "validation and test, too: only to measure what a model gains that knows the answers",
+    ),
     "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
     "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
     "patience": Setting(20, integer(0), "stop after more than this many evaluations without a gain"),

@@ -131,11 +131,14 @@ def test_order_follows_the_key():
     assert (first != np.arange(1000)).mean() > 0.9
 
 
-@pytest.mark.parametrize(("protocol", "excluded"), [("strict", {0, 1}), ("reference", {0, 1, 5, 7})])
-def test_the_protocol_chooses_what_is_excluded(protocol, excluded):
+@pytest.mark.parametrize(
+    ("protocol", "negatives", "excluded"),
+    [("strict", "all", {0, 1}), ("reference", "all", {0, 1, 5, 7}), ("strict", "leaking", {0, 1, 5, 7})],
+)
+def test_what_is_excluded(protocol, negatives, excluded):
     # User 1 has no train interactions: nobody asks for its negatives.
     dataset = dataset_of([[0, 0], [0, 1], [2, 3]], [[0, 5], [1, 4]], [[0, 7], [1, 2]], num_users=3)
-    sampler = jax.device_put(make_sampler(dataset, protocol))
+    sampler = jax.device_put(make_sampler(dataset, protocol, negatives))
     items, possible = draw_negatives(sampler, np.zeros(5000, np.int32), jax.random.key(0))
     assert possible.all()
     assert set(np.unique(items).tolist()) == set(range(NUM_ITEMS)) - excluded

@@ -37,10 +37,11 @@ def make_sampler(dataset: Dataset, protocol: str, negatives: str = "all") -> Sam
       dataset: the data.
       protocol: "strict" excludes a user's train items; "reference" also those of validation and test, as the published
         system does: its sampler knows the answers.
-      negatives: "all" items may be one, or those with a "trained" interaction: others would only be pushed down.
+      negatives: "all" items may be one, or those with a "trained" interaction: others would only be pushed down;
+        "leaking": all but the user's of any split under "strict", too.
     """
     pairs = dataset.train
-    if protocol == "reference":
+    if protocol == "reference" or negatives == "leaking":
         pairs = np.concatenate([dataset.train, dataset.valid, dataset.test])
     num_items, pool, trained = dataset.num_items, None, np.unique(dataset.train[:, 1])
     if negatives == "trained" and len(trained) < num_items:
