@@ -57,7 +57,7 @@ SETTINGS = {
         "all",
         choice("all", "trained", "leaking"),
         'which items; "trained": those with a train interaction; "leaking": those that the user has in no split, '
-        "validation and test, too: only to measure what a model gains that knows the answers",
+        "not even in validation or test: only to measure what a model gains that knows the answers",
     ),
     "batch_size": Setting(2048, integer(1), "train interactions in a step, over all devices"),
     "eval_every": Setting(1, integer(1), "epochs between two evaluations on validation"),
