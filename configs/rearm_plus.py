@@ -47,7 +47,7 @@ SPACE = {
 
 def get_config() -> ConfigDict:
     config = default.get_config("rearm", BESIDE["residual.model"])
-    config.num_epochs = 100
-    config.patience = 8
+    config.num_epochs = 150
+    config.patience = 12
     config.update_from_flattened_dict(RECIPE | BESIDE | START)
     return config

@@ -28,7 +28,7 @@ LEARNED = {
     "MGCN": "mgcn",
     "REARM": "rearm",
 }
-PRUNE = Prune(epochs=8, share=0.5)
+PRUNE = Prune(epochs=10, share=0.5)
 
 
 def with_and_without(names: list[str]) -> dict[str, Row]:
@@ -45,8 +45,8 @@ def config_of(folder: str, modalities: tuple[str, ...]) -> ConfigDict:
     config = default.get_config()
     config.data.root = os.path.join(os.environ.get("REARM_DATA", "data"), folder)
     config.data.modalities = modalities
-    config.num_epochs = 100
-    config.patience = 8
+    config.num_epochs = 150
+    config.patience = 12
     return config
 
 
