@@ -1,11 +1,11 @@
 """REARM+: the parts of REARM that carry weight, frozen features, a softmax loss, and EASE beside it.
 
-    python -m rearm_jax.main --config=configs/rearm_plus.py --config.data.root=FOLDER --workdir=runs/rearm_plus \
-      --config.data.modalities="('title','description')"
+    python -m rearm_jax.main --config=configs/rearm_plus.py --config.data.root=FOLDER --workdir=runs/rearm_plus
 
-Data: any folder of the usual form, with one modality or several.
-RECIPE is the same on all data; the rates and weights below are a start, and SPACE is where to look for better ones on
-validation: `python -m rearm_jax.compare` does (docs/compare.md). What each part brings: docs/results.md.
+Data: any folder of the usual form; --config.data.modalities names its modalities, one or several.
+Settings: RECIPE is the same on all data. The rates and weights in START are where to begin, and SPACE is where to look
+for better ones on validation, as `python -m rearm_jax.compare` does (docs/compare.md).
+Time and score: those of the data; docs/results.md.
 """
 
 from typing import Any
