@@ -89,24 +89,37 @@ def sample_rows(num_rows: int, size: int) -> np.ndarray:
 def embed(kinds: Mapping[str, np.ndarray]) -> Embedding:
     """t-SNE (van der Maaten & Hinton, JMLR 2008) of a sample of rows, all kinds in one plane.
 
-    Rows are L2-normalised first, as the contrastive loss does: directions count, not lengths.
-
     Args:
       kinds: kind of features -> float32 (num_rows, d), d at least 2.
     """
     from sklearn.manifold import TSNE
-    from sklearn.metrics import silhouette_score
     from threadpoolctl import threadpool_limits
 
-    rows = sample_rows(len(next(iter(kinds.values()))), SAMPLE_SIZE)
-    features = np.concatenate([table[rows] for table in kinds.values()]).astype(np.float64)
-    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    labels = np.repeat(np.arange(len(kinds)), len(rows))
+    features = _directions(kinds)
     perplexity = min(30, (len(features) - 1) / 3)
     with threadpool_limits(1):  # so few points are slower on several threads, several times where the cores are busy
         plane = TSNE(init="pca", perplexity=perplexity, random_state=SEED).fit_transform(features)
     points = dict(zip(kinds, np.split(plane, len(kinds)), strict=True))
-    return Embedding(points, float(silhouette_score(features, labels)))
+    return Embedding(points, separation(kinds))
+
+
+def separation(kinds: Mapping[str, np.ndarray]) -> float:
+    """How far kinds of features lie apart: the silhouette (Rousseeuw 1987) of the kinds as clusters, in -1..1.
+
+    Args:
+      kinds: two or more, as for `embed`.
+    """
+    from sklearn.metrics import silhouette_score
+
+    features = _directions(kinds)
+    return float(silhouette_score(features, np.repeat(np.arange(len(kinds)), len(features) // len(kinds))))
+
+
+def _directions(kinds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A sample of rows, the same of each kind, kind after kind; L2-normalised, as the contrastive loss does."""
+    rows = sample_rows(len(next(iter(kinds.values()))), SAMPLE_SIZE)
+    features = np.concatenate([table[rows] for table in kinds.values()]).astype(np.float64)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def attention_scalars(params: Mapping, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
