@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax import default
-from rearm_jax.recommender.search_space import LogUniform, Uniform
+from rearm_jax.recommender.search_space import LogUniform, SearchSpace, Uniform
 
 RECIPE: dict[str, Any] = {
     "graph.user_knn_k": 20,
@@ -35,7 +35,7 @@ START: dict[str, Any] = {
     "loss.l2_weight": 1.0,
     "loss.ranking_temperature": 0.12,
 }
-SPACE = {
+SPACE: SearchSpace = {
     "learning_rate": LogUniform(4e-4, 3e-3),
     "weight_decay": LogUniform(0.05, 3.0),
     "graph.user_cooccurrence_weight": Uniform(0.2, 1.0),

@@ -164,7 +164,7 @@ class Spec:
                 raise ConfigError(f"data[{name!r}]: data.train_on must be 'train': nothing would be left to score")
         for name, row in self.rows.items():
             is_row = isinstance(row, Row) and isinstance(row.trained, str | None)
-            parts = (row.settings, {} if row.space is None else row.space, row.start) if is_row else (None,)
+            parts: tuple = (row.settings, {} if row.space is None else row.space, row.start) if is_row else (None,)
             if not isinstance(name, str) or not all(isinstance(part, Mapping) for part in parts):
                 raise ConfigError(f"rows[{shown(name)}] = {shown(row)}: must be a name and a Row")
             for setting, where in parts[1].items():
