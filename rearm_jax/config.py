@@ -108,18 +108,28 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     """Refuses neighbourhoods and cut-offs that are larger than the data. `config` has passed `check_config`.
 
     Raises:
-      ConfigError: names every such field, its value and the limit, one a line.
+      ConfigError: names every such field, its value, the limit, and what to set, one a line.
     """
     limits = {"users": num_users, "items": num_items}
     values, problems = flatten(config), []
     for name, setting in declared_by(values).items():
+        if not setting.at_most:
+            continue
+        limit = limits[setting.at_most]
         numbers = values[name] if setting.rule.many else (values[name],)
-        problems += [
-            f"{name} = {number}: too large, the data has {limits[setting.at_most]} {setting.at_most}"
-            for number in numbers
-            if setting.at_most and number > limits[setting.at_most]
-        ]
+        if beyond := [number for number in numbers if number > limit]:
+            found = f"{name} = {', '.join(map(str, beyond))}: too large, the data has {limit} {setting.at_most}"
+            fitting = tuple(number for number in numbers if number <= limit) or (limit,)
+            instead = f"{name}={fitting}" if setting.rule.many else f"{name}={limit} or less"
+            problems.append(f"{found}; set {instead}{_metric_instead(values, fitting, name)}")
     _raise_if_any(problems)
+
+
+def _metric_instead(values: Mapping[str, Any], cut_offs: tuple[int, ...], name: str) -> str:
+    """The metric that goes with other cut-offs, for a message; "" where the metric stays."""
+    metric, _, at = values["evaluation.metric"].partition("@")
+    stays = name != "evaluation.ks" or int(at) in cut_offs
+    return "" if stays else f" and evaluation.metric={metric}@{max(cut_offs)}"
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -238,8 +238,6 @@ def load_spec(path: str | os.PathLike) -> Spec:
       ConfigError: the file cannot be run, or the spec is not possible.
     """
     path = find_file("spec", os.fspath(path))
-    if not os.path.isfile(path):
-        raise ConfigError(f"--spec={path}: there is no such file")
     try:
         names = runpy.run_path(os.fspath(path))
         if "get_spec" not in names:
