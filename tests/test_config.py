@@ -347,7 +347,8 @@ def test_against_data():
             (30, 40),
             "ndcg@40",
             7,
-            "evaluation.ks = 30, 40: too large, the data has 7 items; set evaluation.ks=(7,) and evaluation.metric=ndcg@7",
+            "evaluation.ks = 30, 40: too large, the data has 7 items; set evaluation.ks=(7,) and "
+            "evaluation.metric=ndcg@7",
         ),
     ],
 )
@@ -579,7 +580,7 @@ DEMO = "--config=configs/demo.py"
         ),
         ([DEMO, "--confg.seed=1"], ["confg.seed"]),
         (["--config.model.rank=7"], ["config.model.rank", "give --config=FILE"]),
-        (["--config=configs/nothere.py"], ["No such file", "configs/nothere.py"]),
+        (["--config=configs/nothere.py"], ["no such file", "configs/nothere.py"]),
         (["--config=configs/tiktok.py:bpr"], ['no variant "bpr"', '"lightgcn"']),
         ([f"{DEMO}:bpr"], ["configs/demo.py:bpr", "TypeError: get_config()"]),
         (["--config=configs/default.py"], ["data.root = ''"]),
