@@ -221,7 +221,7 @@ def test_item_columns_from_every_format(tmp_path):
     objects = write(tmp_path / "c.json", b'{"asin": 4, "title": "[T]", "tags": ["s", 5]}\n{"asin": "nobody"}\n')
     pl.DataFrame({"asin": [5], "title": ["e"], "tags": [["t", None, "u"]]}).write_parquet(tmp_path / "d.parquet")
     paths = [csv, write(tmp_path / "b.json.gz", gzip.compress(literals.read_bytes())), objects, tmp_path / "d.parquet"]
-    texts, counts = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
+    texts, counts, _ = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
     assert texts == {"title": ["e", "", "[T]", "It's", "", 'A "b" c'], "tags": ["t u", "", "s 5", "p q r", "", "x|y"]}
     assert counts == {"absent": 1, "others": 1, "again": 1, "blank": 0, "cut": 0}
     with pytest.raises(DataError, match="no column 'name'"):

@@ -418,7 +418,7 @@ def test_interactions_of_the_field(tmp_path, data, options, pairs, pack):
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_items_of_the_field(tmp_path, data, options, column, texts, pack):
     path = write(tmp_path / "table", pack(data))
-    found, counts = read_item_columns([path], [column], np.array(["1", "2"]), reading=Reading(**options))
+    found, counts, _ = read_item_columns([path], [column], np.array(["1", "2"]), reading=Reading(**options))
     assert (counts["absent"], counts["again"]) == (0, 0)
     expected = texts or (["Toy Story (1995)", "Café"] if b"::" in data else ["American President, The (1995)", "b"])
     assert found[column] == expected

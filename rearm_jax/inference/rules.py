@@ -198,7 +198,7 @@ def find_limits(rules: Rules, item_ids: np.ndarray) -> list[Limit]:
     if not rules.max_per:
         return []
     columns = list(rules.max_per)
-    values, counts = read_item_columns([rules.items or ""], columns, item_ids.astype(np.str_), rules.item_id_column)
+    values, counts, _ = read_item_columns([rules.items or ""], columns, item_ids.astype(np.str_), rules.item_id_column)
     if counts["absent"] == len(item_ids):
         raise DataError(f"{rules.items}: none of the items of the catalogue is there; check the file and its ids")
     for column in columns:

@@ -180,7 +180,7 @@ def item_arrays(
     wanted = [*(column for _, named in (*settings.text, *settings.number) for column in named), *settings.name_column]
     texts: dict[str, list[str]] = {}
     if settings.items:
-        texts, seen = read_item_columns(
+        texts, seen, has_row = read_item_columns(
             settings.items, list(dict.fromkeys(wanted)), item_ids, settings.item_id_column, reading
         )
         counts["items without a row in --items"] = seen["absent"]
@@ -189,7 +189,7 @@ def item_arrays(
         counts["ids of --items with blanks around them (cut)"] = seen["cut"]
         counts["dropped: blank rows of --items"] = seen["blank"]
         counts["dropped: rows of --items whose item had one"] = seen["again"]
-        if seen["absent"] == num_kept:
+        if not has_row[:num_kept].any():
             raise DataError(
                 f"{', '.join(map(str, settings.items))}: none of the interactions' items is there; check the id columns"
             )
@@ -224,10 +224,10 @@ def _coded(
 ) -> Iterator[tuple[str, Coded]]:
     """The modalities from categories and numbers."""
     listed = list(dict.fromkeys(column for _, named in settings.category for column in named))
-    parts, _ = (
+    parts, *_ = (
         read_item_columns(settings.items, listed, item_ids, settings.item_id_column, reading, as_parts=True)
         if listed
-        else ({}, {})
+        else ({},)
     )
     for name, named in settings.category:
         yield name, one_hot({column: parts[column] for column in named}, settings.category_separator)
