@@ -29,10 +29,8 @@ from rearm_jax.default import (
     residual_settings,
     settings_of_others,
 )
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, shown
 from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
-
-_LONGEST = 200  # characters of a value in a message
 
 
 def check_config(config: ConfigDict) -> None:
@@ -181,15 +179,6 @@ def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
         if saved[name] != current[name]:
             return [name]
     return [n for n in declared_by(current) if n not in MAY_DIFFER and saved[n] != current[n]]
-
-
-def shown(value: Any) -> str:
-    """A value in one line of a message, cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -116,16 +116,23 @@ def test_runs_go_on_where_their_modalities_are_as_they_were(raw):
 @pytest.mark.parametrize(
     ("flags", "options", "words"),
     [
-        ((), {}, "no features: give --text"),
-        (("--category", "ready=kind"), {}, "has ready_feat.npy: give other names, or --overwrite"),
+        ((), {}, "no features: give text"),
+        (("--category", "ready=kind"), {}, "has ready_feat.npy: give other names, or overwrite"),
         (("--category", "nothing"), {}, "no column 'nothing'"),
         (("--category", "kind"), {"items": "in_order.csv"}, "no column of items is recognised"),
         (("--category", "kind", "--in_order"), {"items": "short.csv"}, "has 9 rows, for 10 items of"),
-        (("--category", "kind", "--in_order", "--item_id_column", "item_id"), {}, "--in_order is about columns"),
+        (("--category", "kind", "--in_order", "--item_id_column", "item_id"), {}, "in_order is about columns"),
         (("--category", "kind"), {"items": "others.csv"}, "none of the interactions' items is there"),
         (("--category", "kind"), {"root": "nowhere"}, "there is no such folder"),
         (("--category", "kind"), {"root": "bare"}, "neither features nor item_ids.npy"),
         (("--wrong", "kind"), {}, "unrecognized arguments: --wrong"),
+        (("--category", "kind", "--quantiles", "3"), {}, "quantiles = 3 says nothing without number"),
+        (
+            ("--number", "price", "--category_separator", ","),
+            {},
+            "category_separator = ',' says nothing without",
+        ),
+        (("--category", "kind", "--device", "cpu"), {}, "device = 'cpu' says nothing without text or images"),
     ],
 )
 def test_what_is_refused_changes_nothing(raw, capsys, flags, options, words):
@@ -200,7 +207,7 @@ def test_a_replaced_modality_is_replaced_for_new_items(with_new, capsys):
 @pytest.mark.parametrize(
     ("flags", "items", "words"),
     [
-        (("--in_order", "--category", "k=kind"), "in_order.csv", "--in_order says nothing about the 2 new items of"),
+        (("--in_order", "--category", "k=kind"), "in_order.csv", "in_order says nothing about the 2 new items of"),
         (("--category", "k=kind"), "new.csv", "none of the interactions' items is there"),
         (
             ("--category", "kind", "--number", "price", "--overwrite"),

@@ -169,7 +169,7 @@ def test_what_users_have_cannot_be_read(trained, tmp_path):
     with pytest.raises(DataError, match=r"none of its items is in the catalogue: '1'\. The catalogue has 1000, 1007"):
         find_seen(dataset, tmp_path / "orders.csv")
     (tmp_path / "orders.csv").write_text("who,item\nU001,1\n")
-    with pytest.raises(DataError, match="Name one with --user_column"):
+    with pytest.raises(DataError, match="Name one with user_column, or call it user_id"):
         find_seen(dataset, tmp_path / "orders.csv")
 
 

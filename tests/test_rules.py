@@ -210,7 +210,7 @@ def test_rules_that_will_not_do(trained, rules, error, message):
 def test_tables_of_items_that_will_not_do(trained, tmp_path):
     table = tmp_path / "items.csv"
     for text, message in (
-        ("sku,brand\nP01,Ash\n", "Name one with --item_id_column"),
+        ("sku,brand\nP01,Ash\n", "Name one with item_id_column, or call it item_id"),
         ("item_id,make\nP01,Ash\n", "no column 'brand'"),
         ("item_id,brand\nQ1,Ash\n", "none of the items of the catalogue is there"),
         ("item_id,brand\nP01,\n", "no item of the catalogue has a value in the column 'brand'"),

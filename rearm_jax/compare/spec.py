@@ -18,9 +18,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax import models
-from rearm_jax.config import flatten, resolve, shown
+from rearm_jax.config import flatten, resolve
 from rearm_jax.default import SETTINGS, chosen, declarations, declared, defaults, nest
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, shown
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.recommender.search_space import Range, SearchSpace, search_list
 from rearm_jax.shipped import find_file

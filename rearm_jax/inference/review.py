@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rearm_jax.data.prepare.interactions import read_interactions
+from rearm_jax.data.prepare.reading import without_options
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.inference.arguments import some_ids
 
@@ -137,5 +138,6 @@ def _read_lists(path: str | os.PathLike) -> Pairs:
 
 
 def _read_table(path: str | os.PathLike, user_column: str | None, item_column: str | None) -> Pairs:
-    table = read_interactions([path], user_column=user_column, item_column=item_column)
+    with without_options():
+        table = read_interactions([path], user_column=user_column, item_column=item_column)
     return Pairs(table.users, table.items, table.user_ids, table.item_ids)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from rearm_jax.config import shown
 from rearm_jax.data.prepare.item_columns import read_item_columns
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.data.prepare.reading import without_options
+from rearm_jax.errors import ConfigError, DataError, shown
 from rearm_jax.evaluation.limited_ranking import Limit, make_limit
 from rearm_jax.inference.arguments import Id, given_ids, is_integer
 
@@ -198,7 +198,10 @@ def find_limits(rules: Rules, item_ids: np.ndarray) -> list[Limit]:
     if not rules.max_per:
         return []
     columns = list(rules.max_per)
-    values, counts, _ = read_item_columns([rules.items or ""], columns, item_ids.astype(np.str_), rules.item_id_column)
+    with without_options():
+        values, counts, _ = read_item_columns(
+            [rules.items or ""], columns, item_ids.astype(np.str_), rules.item_id_column
+        )
     if counts["absent"] == len(item_ids):
         raise DataError(f"{rules.items}: none of the items of the catalogue is there; check the file and its ids")
     for column in columns:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from rearm_jax.config import shown
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.data.prepare.interactions import read_interactions
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.data.prepare.reading import without_options
+from rearm_jax.errors import ConfigError, DataError, shown
 from rearm_jax.inference.arguments import Id, plain_ids, some_ids
 
 SEEN = ("all", "train", "none")
@@ -91,7 +91,8 @@ def _of_table(
     item_ids: list[Id],
 ) -> tuple[np.ndarray, dict[Id, set[int]]]:
     """Rows of the known pairs, int32 (n, 2); of users who are not in the catalogue, user -> rows of items."""
-    table = read_interactions([path], user_column=user_column, item_column=item_column)
+    with without_options():
+        table = read_interactions([path], user_column=user_column, item_column=item_column)
     users = _rows(table.user_ids, dataset.labels.user_ids.tolist())
     items = _rows(table.item_ids, item_ids)
     if len(items) and (items < 0).all():

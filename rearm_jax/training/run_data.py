@@ -7,12 +7,12 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_against_data, resolve, shown
+from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, folder_arrays, load_dataset, summary
 from rearm_jax.data.folder import write_folder
 from rearm_jax.data.labels import LABEL_FILES
 from rearm_jax.default import SETTINGS
-from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from rearm_jax.errors import CheckpointError, ConfigError, DataError, shown
 from rearm_jax.experiment import Experiment, as_trained_on, load_data, make_experiment
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.records import Records

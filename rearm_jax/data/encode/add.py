@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.data.dataset import load_dataset
-from rearm_jax.data.folder import NEW_ITEMS, REPORT_FILE
+from rearm_jax.data.folder import NEW_ITEMS, REPORT_FILE, report_text
 from rearm_jax.data.formats import is_data_set
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
@@ -54,7 +54,7 @@ def add_modalities(settings: Settings, in_order: bool = False) -> dict[str, Any]
     files = [folder / f"{name}_feat.npy" for folder in folders for name in modalities]
     there = [str(file.relative_to(root)) for file in files if os.path.lexists(file)]
     if there and not settings.overwrite:
-        raise ConfigError(f"{root} has {', '.join(there)}: give other names, or --overwrite to replace them")
+        raise ConfigError(f"{root} has {', '.join(there)}: give other names, or overwrite to replace them")
     report = _report(root / REPORT_FILE)
     ids = _item_ids(root, settings)
     new_ids = _ids_of_new(root / NEW_ITEMS, ids, in_order) if len(folders) > 1 else ids[:0]
@@ -82,7 +82,7 @@ def add_modalities(settings: Settings, in_order: bool = False) -> dict[str, Any]
         if report is not None:
             report.setdefault("added", []).append(added)
             with whole_file(root / REPORT_FILE) as temporary:
-                temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                temporary.write_text(report_text(report), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{root} cannot be written: {error.strerror} ({error.filename})") from error
     for found in reading.found.values():
@@ -104,7 +104,7 @@ def _item_ids(root: Path, settings: Settings) -> np.ndarray:
         if features:
             return load_dataset(root, features[:1]).labels.item_ids.astype(np.str_)
     elif settings.category or settings.number:
-        raise ConfigError(f"{root} has no data set: --category and --number have no meaning for items by themselves")
+        raise ConfigError(f"{root} has no data set: category and number have no meaning for items by themselves")
     return _ids_of_file(root)
 
 
@@ -120,7 +120,7 @@ def _ids_of_new(folder: Path, item_ids: np.ndarray, in_order: bool) -> np.ndarra
     new_ids = _ids_of_file(folder)
     if in_order:
         raise ConfigError(
-            f"--in_order says nothing about the {len(new_ids)} new items of {folder}: match the rows by their ids"
+            f"in_order says nothing about the {len(new_ids)} new items of {folder}: match the rows by their ids"
         )
     if known := np.intersect1d(new_ids, item_ids).tolist():
         raise DataError(f"{folder}/item_ids.npy: {known[0]!r} is an item of the data, too; remove it from one of them")
@@ -145,11 +145,11 @@ def _refuse_bare(root: Path, new_ids: np.ndarray, of_new: Mapping[str, np.ndarra
 
 
 def _by_place(settings: Settings, item_ids: np.ndarray, reading: Reading) -> Settings:
-    """The settings with a table in the place of --items, whose rows have the ids of the folder's items."""
+    """The settings with a table in the place of `items`, whose rows have the ids of the folder's items."""
     named = [column for _, group in (*settings.text, *settings.category, *settings.number) for column in group]
     if len(settings.items) != 1 or not named or settings.item_id_column is not None or settings.features:
         raise ConfigError(
-            "--in_order is about columns of one file of --items, and goes with neither --item_id_column nor --features"
+            "in_order is about columns of one file of items, and goes with neither item_id_column nor features"
         )
     [path] = settings.items
     table = scan_table(path, reading, [(column,) for column in named])

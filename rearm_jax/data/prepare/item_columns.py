@@ -59,7 +59,7 @@ def read_item_columns(
     for path in paths:
         table = scan_table(path, reading, wanted_columns)
         names = column_names(table, path)
-        item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
+        item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "item_id_column")
         raw = as_id(table, item, path)
         chosen = {
             f"column {column}": _as_text(table, pick_column(names, column, (), path, "", "")) for column in columns
