@@ -86,7 +86,7 @@ def below_bounds(found: Mapping[str, float], bounds: Mapping[str, float | None])
         if math.isnan(bound):
             raise ConfigError(f"min_{name} = nan: must be a number from 0 to 1; nothing is ever below nan")
         if name not in found:
-            raise ConfigError(f"min_{name} = {bound}: name the lists before with --before, which it is measured by")
+            raise ConfigError(f"min_{name} = {bound}: name the lists before, which it is measured by (before)")
         if found[name] < bound:
             below.append(f"{name} {found[name]:.4f} is below {bound:g}")
     return below
@@ -95,7 +95,7 @@ def below_bounds(found: Mapping[str, float], bounds: Mapping[str, float | None])
 def _nobody(one: str | os.PathLike, some: Pairs, other: str | os.PathLike, others: Pairs) -> DataError:
     return DataError(
         f"no user of {one} ({some_ids(some.user_ids.tolist())}) has a list in {other} "
-        f"({some_ids(others.user_ids.tolist())}): check the files and --user_column"
+        f"({some_ids(others.user_ids.tolist())}): check the files and user_column"
     )
 
 

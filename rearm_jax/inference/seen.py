@@ -99,7 +99,7 @@ def _of_table(
         known = some_ids(item_ids)
         raise DataError(
             f"{path}: none of its items is in the catalogue: {some_ids(table.item_ids.tolist())}. The catalogue has "
-            f"{known}; check the file and --item_column"
+            f"{known}; check the file and its column of items"
         )
     known_item = items[table.items] >= 0
     known_pair = known_item & (users[table.users] >= 0)

@@ -120,8 +120,8 @@ def check_data(folder: str | os.PathLike, progress: Mapping, dataset: Dataset) -
         lines.append(f"  so it is the values that differ: sha256 {then[:12]} then, {now[:12]} now")
     raise CheckpointError(
         f"{folder} was trained on other data than those that are here now:\n" + "\n".join(lines) + "\n"
-        "Bring the old data back, or name their folder (--config FILE --config.data.root=FOLDER). To train on those "
-        "that are here, name another --workdir, or train with --overwrite, which deletes that run"
+        "Bring the old data back, or name their folder: config.data.root (in commands after training with --config "
+        "FILE, too). To train on those that are here, name another run folder, or remove that run (--overwrite does)"
     )
 
 

@@ -55,7 +55,12 @@ def prepare(settings: Settings) -> dict:
         logging.info("%s", account)
     log_counts(counts)
     flag = "".join(f'"{name}",' for name in modalities)
-    logging.info("%s: made in %.1f s; --config.data.modalities='(%s)'", settings.out, report["seconds"], flag)
+    logging.info(
+        "%s: made in %.1f s; for python -m rearm_jax.main --config.data.modalities='(%s)'",
+        settings.out,
+        report["seconds"],
+        flag,
+    )
     return report
 
 
