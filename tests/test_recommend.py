@@ -174,6 +174,24 @@ def test_what_users_have_cannot_be_read(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"user_id,item_id\nU001,1000\nU002,1007,5\n", "line 3: 3 fields for 2 columns"),
+        (b"user_id,item_id\nU\xff,1000\n", "line 2: not UTF-8"),
+        (b"1,1000\n2,1007\n", "line 1: holds the numbers"),
+        (b'{"user_id": "U001", "item_id": 1000}\n[]\n', "line 2: "),
+    ],
+)
+def test_a_table_of_purchases_that_is_damaged(trained, tmp_path, text, words):
+    """How text is read can be set for prepare alone: what is said can be done here."""
+    (tmp_path / "orders.csv").write_bytes(text)
+    with pytest.raises(
+        DataError, match=rf"{words}.* there are none here: write the table as Parquet, or as CSV in UTF-8"
+    ):
+        find_seen(trained.experiment.dataset, tmp_path / "orders.csv")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"seen": Path("none")}, r"Path\('none'\): must be .*there is no such file; .*did you mean seen='none'\?"),
