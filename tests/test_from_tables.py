@@ -163,7 +163,34 @@ PAIRS = np.array([[0, 1], [1, 2]])
         ({"user": [1], "item": [1, 2]}, {}, DataError, "^interactions cannot be read as columns"),
         ([[0, 1]], {}, ConfigError, "^interactions: list is no table"),
         (PAIRS, {"items": 3}, ConfigError, "^items: int is no table"),
-        (PAIRS, {"features": {"x": ([1, 2], np.eye(2))}, "k_core": 3}, DataError, "lower k_core"),
+        (
+            PAIRS,
+            {"features": {"x": ([1, 2], np.eye(2))}, "k_core": 3},
+            DataError,
+            "no interaction is left: of 2 rows, the 3-core of 2 interactions is empty",
+        ),
+        (
+            PAIRS[:0],
+            {"features": X | {"x": ([1, 2], np.eye(2))}},
+            DataError,
+            "^interactions: there is no interaction in",
+        ),
+        (
+            {},
+            {"features": {"x": ([1], [[1.0]])}},
+            DataError,
+            "^interactions: no column of users is recognised; there are no columns at all",
+        ),
+        (PAIRS, {"features": {"x": (5, np.eye(2))}}, DataError, r"^features\['x'\]: a pair must be n ids and an array"),
+        (PAIRS, {"features": {"x": ((i for i in (1, 2)), np.eye(2))}}, DataError, "a pair must be n ids and an array"),
+        (PAIRS, {"features": {"x": ([1, 2], [[1.0], [2.0, 3.0]])}}, DataError, "a pair must be n ids and an array"),
+        ({"user": ["a", np.nan], "item": [1, 2]}, {}, DataError, "^interactions, column 'user': cannot be read as"),
+        (
+            {"user": [1, 2], "item": [1, 2]},
+            {"user_column": "user", "item_column": "user", "features": {"x": ([1], [[1.0]])}},
+            DataError,
+            "^interactions: the column 'user' is taken for users and for items",
+        ),
     ],
 )
 def test_what_is_refused(interactions, arguments, error, words):
@@ -193,7 +220,7 @@ ITEMS = {"item_id": [1, 2], "title": ["a", "b"]}
         ({"seed": -1}, "seed = -1: must be an integer from 0 on"),
         ({"user_column": 0}, "user_column = 0: must be the name of a column, as text"),
         ({"item_id_column": ["sku"]}, r"item_id_column = \['sku'\]: must be the name of a column"),
-        ({"items": ITEMS, "name_column": 5}, "name_column = 5: must be a list of names of columns"),
+        ({"items": ITEMS, "name_column": 5}, "name_column = 5: must be a list of different names of columns"),
         ({"items": ITEMS, "name_column": ["title", 5]}, r"name_column = \['title', 5\]: must be a list"),
         ({"items": ITEMS, "text": {"text": 5}}, r"text = \{'text': 5\}: must be a dict from modalities to columns"),
         (
@@ -202,6 +229,8 @@ ITEMS = {"item_id": [1, 2], "title": ["a", "b"]}
         ),
         ({"items": ITEMS, "category": {5: "title"}}, r"category = \{5: 'title'\}: must be a dict"),
         ({"items": ITEMS, "category": {"c": "title"}, "category_separator": 1}, "category_separator = 1: must be some"),
+        ({"items": ITEMS, "category": {"c": ["title", "title"]}}, "category = .*: must be a dict .* each column once"),
+        ({"items": ITEMS, "name_column": ["title", "title"]}, "name_column = .*: must be a list of different names"),
         ({"quantiles": 1}, "quantiles = 1: must be an integer from 2 on, or 0"),
         ({"images": 3}, "images = 3: must be a path"),
         ({"text_model": None}, "text_model = None: must be a path"),

@@ -473,7 +473,7 @@ def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--k_core", "99"], "the 99-core of the other 96 is empty"),
+        (["--k_core", "99"], "the 99-core of 96 interactions is empty"),
         (["--min_rating", "9"], "no interaction is left"),
         (["--ratios", "8:1"], "three whole numbers"),
         (["--ratios", "0:1:1"], "three whole numbers"),

@@ -59,7 +59,8 @@ def _named_columns(option: str, given: Any) -> list[tuple[str, tuple[str, ...]]]
         grouped[name] = (columns,) if is_text(columns) else columns
     if not grouped or not all(is_text(name) and are_columns(columns) for name, columns in grouped.items()):
         raise ConfigError(
-            f'{option} = {shown(given)}: must be a dict from modalities to columns, such as {{"{option}": ["title"]}}'
+            f"{option} = {shown(given)}: must be a dict from modalities to columns, each column once, such as "
+            f'{{"{option}": ["title"]}}'
         )
     return [(name, tuple(columns)) for name, columns in grouped.items()]
 

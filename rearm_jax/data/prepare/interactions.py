@@ -84,6 +84,8 @@ def read_interactions(
         names = column_names(table, path)
         user = pick_column(names, user_column, USER_COLUMNS, path, "users", "user_column")
         item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "item_column")
+        if user == item:
+            raise DataError(f"{path}: the column {user!r} is taken for users and for items; name another one")
         raw = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
         columns = {side: cut_blanks(text) for side, text in raw.items()}
         sources = {"user": user, "item": item}

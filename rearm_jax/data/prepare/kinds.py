@@ -67,8 +67,12 @@ def _are(value: Any, accepts: Callable[[Any], bool]) -> bool:
 
 
 def are_columns(value: Any) -> bool:
-    """Whether a value is a list of names, at least one."""
-    return _are(value, is_text) and len(value) > 0
+    """Whether a value is a list of different names, at least one."""
+    return _are_different(value) and len(value) > 0
+
+
+def _are_different(value: Any) -> bool:
+    return _are(value, is_text) and len(value) == len(set(value))
 
 
 def _are_pairs(value: Any, second: Callable[[Any], bool]) -> bool:
@@ -95,8 +99,10 @@ _COLUMN = Kind("the name of a column, as text", is_text)
 _PATH = Kind("a path", _is_path)
 _FILES = Kind("a list of files", lambda value: _are(value, _is_path))
 _FILES_OF = Kind("a list of pairs (modality, file)", lambda value: _are_pairs(value, _is_path))
-_COLUMNS_OF = Kind("a list of pairs (modality, list of columns)", lambda value: _are_pairs(value, are_columns))
-_NAMES = Kind("a list of names of columns, as text", are_columns)
+_COLUMNS_OF = Kind(
+    "a list of pairs (modality, list of different columns)", lambda value: _are_pairs(value, are_columns)
+)
+_NAMES = Kind("a list of different names of columns, as text", are_columns)
 _KINDS = {
     "interactions": _FILES,
     "out": _PATH,
@@ -109,7 +115,7 @@ _KINDS = {
     "seed": _integer(0),
     "items": _FILES,
     "catalogue": _choice(CATALOGUES),
-    "name_column": Kind("a list of names of columns, as text", lambda value: _are(value, is_text)),
+    "name_column": Kind(_NAMES.allowed, _are_different),
     **dict.fromkeys(("text", "category", "number"), _COLUMNS_OF),
     "category_separator": Kind("some text", is_text),
     "quantiles": Kind("an integer from 2 on, or 0 for none", lambda value: _is_integer(value, 0) and value != 1),

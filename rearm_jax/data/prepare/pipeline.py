@@ -114,10 +114,13 @@ def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, 
         raise DataError(f"user {user!r} has item {item!r} more than once ({len(repeated)} repeated rows in all)")
     counts["dropped: the same user and item again"] = len(users) - len(keep)
     core = keep[k_core(users[keep], items[keep], settings.k_core)]
+    if not counts["rows read"]:
+        raise DataError(f"{', '.join(map(str, settings.interactions))}: there is no interaction in")
     if not len(core):
+        low = "" if settings.min_rating is None else f"{read.num_low} have a rating below {settings.min_rating}, and "
         raise DataError(
-            f"no interaction is left: of {counts['rows read']} rows, {read.num_low} have a rating below min_rating = "
-            f"{settings.min_rating} and the {settings.k_core}-core of the other {len(keep)} is empty; lower k_core"
+            f"no interaction is left: of {counts['rows read']} rows, {low}the {settings.k_core}-core of {len(keep)} "
+            "interactions is empty; lower k_core"
         )
     counts[f"dropped: outside the {settings.k_core}-core"] = len(keep) - len(core)
     counts["dropped: users with no row left"] = len(read.user_ids) - len(np.unique(users[core]))

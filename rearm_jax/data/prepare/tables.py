@@ -78,16 +78,16 @@ def pick_column(
     for name in (given,) if given is not None else recognised:
         if name in names:
             return name
-    there = ", ".join(repr(name) for name in names[:30])
+    there = f"the columns are {', '.join(map(repr, names[:30]))}" if names else "there are no columns at all"
     if given is not None:
         named_by = f" ({option})" if option else ""
-        raise DataError(f"{path}: no column {given!r}{named_by}; the columns are {there}")
+        raise DataError(f"{path}: no column {given!r}{named_by}; {there}")
     nameless = (
         ". If these are values, the file has no line of names: write one above them, or give the names with "
         "interactions_header or items_header"
     )
     raise DataError(
-        f"{path}: no column of {what} is recognised; the columns are {there}. Name one with {option}, or call it "
+        f"{path}: no column of {what} is recognised; {there}. Name one with {option}, or call it "
         f"{recognised[0]}{'' if isinstance(path, Frame) else nameless}"
     )
 
