@@ -232,4 +232,9 @@ def test_new_items_without_ids_are_refused(raw, capsys):
     np.save(raw / "data" / "new_items" / "item_ids.npy", np.array(["x", "i3"]))
     assert command(raw, "--category", "kind=kind") == 1
     assert "item_ids.npy: 'i3' is an item of the data, too" in capsys.readouterr().err
+    np.save(raw / "data" / "new_items" / "item_ids.npy", np.array(["x", "y"]))
+    for damaged in (np.ones((3, 2)), np.ones(2)):
+        np.save(raw / "data" / "new_items" / "ready_feat.npy", damaged)
+        assert command(raw, "--category", "kind=kind") == 1
+        assert "ready_feat.npy: the shape is (" in capsys.readouterr().err
     assert not (raw / "data" / "kind_feat.npy").exists()

@@ -132,9 +132,11 @@ def _refuse_bare(root: Path, new_ids: np.ndarray, of_new: Mapping[str, np.ndarra
     if not len(new_ids):
         return
     paths = [path for path in (root / NEW_ITEMS).glob("*_feat.npy") if f"{NEW_ITEMS}/{path.stem}" not in of_new]
-    tables = [*of_new.values(), *map(open_npy, sorted(paths))]
-    has_features = np.zeros(len(new_ids), bool)
-    for table in tables:
+    has_features = np.any([table.any(axis=1) for table in of_new.values()], axis=0)
+    for path in sorted(paths):
+        table = open_npy(path)
+        if table.ndim != 2 or len(table) != len(new_ids):
+            raise DataError(f"{path}: the shape is {table.shape}, for {len(new_ids)} new items; bring it back")
         has_features |= np.any(table, axis=1)
     if not has_features.all():
         bare = new_ids[~has_features]

@@ -91,7 +91,7 @@ def _choice(choices: tuple[str, ...]) -> Kind:
 
 
 def _integer(low: int) -> Kind:
-    return Kind(f"an integer from {low} on", lambda value: _is_integer(value, low))
+    return Kind(f"an integer from {low} on, below 2**63", lambda value: _is_integer(value, low))
 
 
 _TEXT = Kind("text", is_text)
@@ -109,7 +109,7 @@ _KINDS = {
     **dict.fromkeys(("user_column", "item_column", "rating_column", "time_column", "item_id_column"), _COLUMN),
     "min_rating": Kind("a finite number", lambda value: _is_number(value, -math.inf, math.inf)),
     "duplicates": _choice(DUPLICATES),
-    "k_core": Kind("an integer from 1 (which keeps everything) on", lambda value: _is_integer(value, 1)),
+    "k_core": Kind("an integer from 1 (which keeps everything) on, below 2**63", lambda value: _is_integer(value, 1)),
     "split": _choice(METHODS),
     "ratios": Kind("three whole numbers up to 1000, such as 8:1:1 or (8, 1, 1), the first not 0", _are_ratios),
     "seed": _integer(0),
@@ -118,7 +118,9 @@ _KINDS = {
     "name_column": Kind(_NAMES.allowed, _are_different),
     **dict.fromkeys(("text", "category", "number"), _COLUMNS_OF),
     "category_separator": Kind("some text", is_text),
-    "quantiles": Kind("an integer from 2 on, or 0 for none", lambda value: _is_integer(value, 0) and value != 1),
+    "quantiles": Kind(
+        "an integer from 2 on, below 2**63, or 0 for none", lambda value: _is_integer(value, 0) and value != 1
+    ),
     **dict.fromkeys(("images", "text_model", "image_model", "cache"), _PATH),
     **dict.fromkeys(("features", "feature_ids"), _FILES_OF),
     "batch_size": _integer(1),
