@@ -251,8 +251,9 @@ def test_options_of_a_wrong_type_or_without_effect(arguments, words):
         Dataset.from_tables(PAIRS, **GOOD | arguments)
 
 
-def test_options_of_numpy_are_as_good_as_others():
+def test_options_of_numpy_and_empty_ones_are_as_good_as_others():
     given = {"k_core": np.int64(1), "seed": np.uint8(3), "min_rating": None, "ratios": [1, 0, 0], "rating_column": None}
+    given |= {"text": {}, "name_column": []}
     assert_same(Dataset.from_tables(PAIRS, **GOOD | given), Dataset.from_tables(PAIRS, **GOOD | {"seed": 3}))
 
 

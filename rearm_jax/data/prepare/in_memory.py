@@ -54,15 +54,14 @@ def dataset_from_tables(
 
 def _named_columns(option: str, given: Any) -> list[tuple[str, tuple[str, ...]]]:
     """{"text": "title"} or {"text": ["title", "brand"]} as `Settings` has it."""
-    grouped = {}
-    for name, columns in given.items() if isinstance(given, Mapping) else ():
-        grouped[name] = (columns,) if is_text(columns) else columns
-    if not grouped or not all(is_text(name) and are_columns(columns) for name, columns in grouped.items()):
+    pairs = given.items() if isinstance(given, Mapping) else [(None, None)]
+    grouped = [(name, (columns,) if is_text(columns) else columns) for name, columns in pairs]
+    if not all(is_text(name) and are_columns(columns) for name, columns in grouped):
         raise ConfigError(
             f"{option} = {shown(given)}: must be a dict from modalities to columns, each column once, such as "
             f'{{"{option}": ["title"]}}'
         )
-    return [(name, tuple(columns)) for name, columns in grouped.items()]
+    return [(name, tuple(columns)) for name, columns in grouped]
 
 
 def _items_of_rows(interactions: Any, items: Sequence[Frame], id_column: str | None) -> Sequence[Any] | None:
