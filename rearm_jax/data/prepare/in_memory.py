@@ -54,9 +54,10 @@ def dataset_from_tables(
 
 def _named_columns(option: str, given: Any) -> list[tuple[str, tuple[str, ...]]]:
     """{"text": "title"} or {"text": ["title", "brand"]} as `Settings` has it."""
-    pairs = given.items() if isinstance(given, Mapping) else [(None, None)]
+    pairs = list(given.items()) if isinstance(given, Mapping) else []
     grouped = [(name, (columns,) if is_text(columns) else columns) for name, columns in pairs]
-    if not all(is_text(name) and are_columns(columns) for name, columns in grouped):
+    is_grouped = isinstance(given, Mapping) and all(is_text(name) and are_columns(columns) for name, columns in grouped)
+    if not is_grouped:
         raise ConfigError(
             f"{option} = {shown(given)}: must be a dict from modalities to columns, each column once, such as "
             f'{{"{option}": ["title"]}}'
