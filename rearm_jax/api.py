@@ -16,10 +16,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rearm_jax.config import for_its_model, shown
+from rearm_jax.config import for_its_model
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.default import get_config
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, shown
 from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.model import TrainedModel
 from rearm_jax.inference.rules import NO_RULES, Rules, check_rules

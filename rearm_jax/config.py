@@ -29,10 +29,8 @@ from rearm_jax.default import (
     residual_settings,
     settings_of_others,
 )
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, shown
 from rearm_jax.settings import MODALITY_WEIGHTS, Rule, Setting, modality_weights
-
-_LONGEST = 200  # characters of a value in a message
 
 
 def check_config(config: ConfigDict) -> None:
@@ -108,18 +106,28 @@ def check_against_data(config: ConfigDict, num_users: int, num_items: int) -> No
     """Refuses neighbourhoods and cut-offs that are larger than the data. `config` has passed `check_config`.
 
     Raises:
-      ConfigError: names every such field, its value and the limit, one a line.
+      ConfigError: names every such field, its value, the limit, and what to set, one a line.
     """
     limits = {"users": num_users, "items": num_items}
     values, problems = flatten(config), []
     for name, setting in declared_by(values).items():
+        if not setting.at_most:
+            continue
+        limit = limits[setting.at_most]
         numbers = values[name] if setting.rule.many else (values[name],)
-        problems += [
-            f"{name} = {number}: too large, the data has {limits[setting.at_most]} {setting.at_most}"
-            for number in numbers
-            if setting.at_most and number > limits[setting.at_most]
-        ]
+        if beyond := [number for number in numbers if number > limit]:
+            found = f"{name} = {', '.join(map(str, beyond))}: too large, the data has {limit} {setting.at_most}"
+            fitting = tuple(number for number in numbers if number <= limit) or (limit,)
+            instead = f"{name}={fitting}" if setting.rule.many else f"{name}={limit} or less"
+            problems.append(f"{found}; set {instead}{_metric_instead(values, fitting, name)}")
     _raise_if_any(problems)
+
+
+def _metric_instead(values: Mapping[str, Any], cut_offs: tuple[int, ...], name: str) -> str:
+    """The metric that goes with other cut-offs, for a message; "" where the metric stays."""
+    metric, _, at = values["evaluation.metric"].partition("@")
+    stays = name != "evaluation.ks" or int(at) in cut_offs
+    return "" if stays else f" and evaluation.metric={metric}@{max(cut_offs)}"
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -171,15 +179,6 @@ def differences(saved: ConfigDict, current: ConfigDict) -> list[str]:
         if saved[name] != current[name]:
             return [name]
     return [n for n in declared_by(current) if n not in MAY_DIFFER and saved[n] != current[n]]
-
-
-def shown(value: Any) -> str:
-    """A value in one line of a message, cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -1,5 +1,9 @@
 """Errors for people: each message says what was wrong, where, and what to do. `main` prints it without a traceback."""
 
+from typing import Any
+
+_LONGEST = 200  # characters of a value in a message
+
 
 class RearmError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -25,3 +29,12 @@ def how_to_install(extra: str) -> str:
     """The commands that bring an extra of pyproject.toml, for a message. No index has rearm_jax: a checkout or a file
     of a wheel has to be named."""
     return f"pip install '.[{extra}]' in a checkout of rearm_jax, or pip install 'FILE.whl[{extra}]' with its wheel"
+
+
+def shown(value: Any) -> str:
+    """A value in one line of a message, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a __repr__ may fail, and that of an integer of more than 4,300 digits does
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

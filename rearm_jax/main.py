@@ -222,7 +222,7 @@ def _evaluate() -> int:
 
 def _recommend() -> int:
     check_output(_FORMAT.value, _OUT.value)
-    check_seen(_SEEN.value)
+    check_seen(**_seen())
     of_items = _ALLOW.value, parse_max_per(_MAX_PER.value), _ITEMS.value, _ITEM_ID_COLUMN.value
     rules = Rules(*of_items, _FRESH_SHARE.value, _FRESH_BELOW.value, _ONLY.value)
     check_rules(rules)
@@ -244,7 +244,7 @@ def _recommend() -> int:
 
 def _export() -> int:
     out = _OUT.value or os.path.join(_WORKDIR.value, "export")
-    check_seen(_SEEN.value)
+    check_seen(**_seen())
     with _trained_run(check_export, out, _OVERWRITE.value) as trained:
         export_run(trained, out, **_seen(), overwrite=_OVERWRITE.value)
     return DONE

@@ -24,13 +24,16 @@ def find_file(kind: str, given: str) -> str:
       given: of the command line. Whatever has a slash or ends in .py is a path; what follows a colon is for the config.
 
     Raises:
-      ConfigError: a name that no file has.
+      ConfigError: there is no such file, or a name is none of a shipped one.
     """
     name, colon, rest = given.partition(":")
-    path = os.path.expanduser(name)
-    if os.sep in name or name.endswith(".py") or os.path.isfile(path):
+    path, files = os.path.expanduser(name), shipped(kind)
+    if os.path.isfile(path):
         return path + colon + rest
-    files = shipped(kind)
+    if os.sep in name or name.endswith(".py"):
+        stem = Path(name).stem
+        hint = f"; did you mean --{kind}={stem}{colon}{rest}, which comes with the package?" if stem in files else ""
+        raise ConfigError(f"--{kind}={given}: there is no such file{hint}")
     if name not in files:
         near = difflib.get_close_matches(name, files, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -43,7 +43,7 @@ def command(raw, *more, items="items.csv", root="data"):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def refused(capsys, raw, *more, **options):
@@ -116,16 +116,23 @@ def test_runs_go_on_where_their_modalities_are_as_they_were(raw):
 @pytest.mark.parametrize(
     ("flags", "options", "words"),
     [
-        ((), {}, "no features: give --text"),
-        (("--category", "ready=kind"), {}, "has ready_feat.npy: give other names, or --overwrite"),
+        ((), {}, "no features: give text"),
+        (("--category", "ready=kind"), {}, "has ready_feat.npy: give other names, or overwrite"),
         (("--category", "nothing"), {}, "no column 'nothing'"),
         (("--category", "kind"), {"items": "in_order.csv"}, "no column of items is recognised"),
         (("--category", "kind", "--in_order"), {"items": "short.csv"}, "has 9 rows, for 10 items of"),
-        (("--category", "kind", "--in_order", "--item_id_column", "item_id"), {}, "--in_order is about columns"),
+        (("--category", "kind", "--in_order", "--item_id_column", "item_id"), {}, "in_order is about columns"),
         (("--category", "kind"), {"items": "others.csv"}, "none of the interactions' items is there"),
         (("--category", "kind"), {"root": "nowhere"}, "there is no such folder"),
         (("--category", "kind"), {"root": "bare"}, "neither features nor item_ids.npy"),
         (("--wrong", "kind"), {}, "unrecognized arguments: --wrong"),
+        (("--category", "kind", "--quantiles", "3"), {}, "quantiles = 3 says nothing without number"),
+        (
+            ("--number", "price", "--category_separator", ","),
+            {},
+            "category_separator = ',' says nothing without",
+        ),
+        (("--category", "kind", "--device", "cpu"), {}, "device = 'cpu' says nothing without text or images"),
     ],
 )
 def test_what_is_refused_changes_nothing(raw, capsys, flags, options, words):
@@ -151,9 +158,83 @@ def test_a_damaged_report_is_said_before_anything_is_done(raw, capsys):
     assert sorted(os.listdir(raw / "data")) == sorted(content(raw / "data"))
 
 
-def test_a_folder_with_new_items_is_refused(raw, capsys):
-    """Their categories would be coded by the items of another table."""
+@pytest.fixture
+def with_new(raw):
+    """The folder prepared with --catalogue all: items.csv lists two items more, n1 and n2, that nobody ordered."""
+    table = pl.read_csv(raw / "items.csv")
+    more = pl.DataFrame({"item_id": ["n1", "n2"], "kind": ["b", "d"], "price": [40, 60]})
+    pl.concat([more, table]).write_csv(raw / "items.csv")
+    flags = ["--interactions", str(raw / "orders.csv"), "--out", str(raw / "data"), "--overwrite"]
+    flags += ["--items", str(raw / "items.csv"), "--catalogue", "all"]
+    assert prepare.main([*flags, "--category", "kind", "--number", "price"]) == 0
+    return raw
+
+
+def test_new_items_get_their_features_too(with_new):
+    """Whatever way a modality came there, the folder has the same of it."""
+    new = with_new / "data" / "new_items"
+    before = content(with_new / "data") | {f"new/{name}": data for name, data in content(new).items()}
+    assert np.load(new / "item_ids.npy").tolist() == ["n1", "n2"]
+    assert np.load(new / "category_feat.npy").tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    flags = ("--category", "again=kind", "--number", "cost=price")
+    assert command(with_new, *flags) == 0
+    for folder in (with_new / "data", new):
+        for one, other in (("category", "again"), ("number", "cost")):
+            assert (folder / f"{one}_feat.npy").read_bytes() == (folder / f"{other}_feat.npy").read_bytes()
+    assert command(with_new, "--category", "category=kind", "--number", "price", "--overwrite") == 0
+    after = content(with_new / "data") | {f"new/{name}": data for name, data in content(new).items()}
+    assert {name: after[name] for name in before if name != "prepare.json"} == {
+        name: data for name, data in before.items() if name != "prepare.json"
+    }
+    [_, added] = json.loads(after["prepare.json"])["added"]
+    assert added["counts"]["category: items without a value (zero rows)"] == 1
+
+
+def test_a_replaced_modality_is_replaced_for_new_items(with_new, capsys):
+    ids = [*IDS, "n1", "n2"]
+    vectors = np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32)
+    pl.DataFrame({"item_id": ids[::-1], "vector": vectors[::-1].tolist()}).write_parquet(with_new / "v.parquet")
+    flags = ["--root", str(with_new / "data"), "--features", f"category={with_new / 'v.parquet'}"]
+    assert main(flags) == 1
+    assert "has category_feat.npy, new_items/category_feat.npy: give other names" in capsys.readouterr().err
+    assert main([*flags, "--overwrite"]) == 0
+    rows = dict(zip(ids, vectors.tolist(), strict=True))
+    for folder in (with_new / "data", with_new / "data" / "new_items"):
+        named = np.load(folder / "item_ids.npy").tolist()
+        np.testing.assert_array_equal(np.load(folder / "category_feat.npy"), [rows[one] for one in named])
+
+
+@pytest.mark.parametrize(
+    ("flags", "items", "words"),
+    [
+        (("--in_order", "--category", "k=kind"), "in_order.csv", "in_order says nothing about the 2 new items of"),
+        (("--category", "k=kind"), "new.csv", "none of the interactions' items is there"),
+        (
+            ("--category", "kind", "--number", "price", "--overwrite"),
+            "sold.csv",
+            "2 items, such as 'n1', would have no",
+        ),
+    ],
+)
+def test_new_items_that_would_be_left_behind(with_new, capsys, flags, items, words):
+    table = pl.read_csv(with_new / "items.csv")
+    table.head(2).write_csv(with_new / "new.csv")
+    table.tail(NUM_ITEMS).write_csv(with_new / "sold.csv")
+    new = content(with_new / "data" / "new_items")
+    assert words in refused(capsys, with_new, *flags, items=items)
+    assert content(with_new / "data" / "new_items") == new
+
+
+def test_new_items_without_ids_are_refused(raw, capsys):
     (raw / "data" / "new_items").mkdir()
     assert command(raw, "--category", "kind=kind") == 1
-    assert "again, with --catalogue all" in capsys.readouterr().err
+    assert "new_items has neither features nor item_ids.npy" in capsys.readouterr().err
+    np.save(raw / "data" / "new_items" / "item_ids.npy", np.array(["x", "i3"]))
+    assert command(raw, "--category", "kind=kind") == 1
+    assert "item_ids.npy: 'i3' is an item of the data, too" in capsys.readouterr().err
+    np.save(raw / "data" / "new_items" / "item_ids.npy", np.array(["x", "y"]))
+    for damaged in (np.ones((3, 2)), np.ones(2)):
+        np.save(raw / "data" / "new_items" / "ready_feat.npy", damaged)
+        assert command(raw, "--category", "kind=kind") == 1
+        assert "ready_feat.npy: the shape is (" in capsys.readouterr().err
     assert not (raw / "data" / "kind_feat.npy").exists()

@@ -15,9 +15,9 @@ from ml_collections.config_dict import placeholder, required_placeholder
 
 import rearm_jax
 from rearm_jax import api, default_config, evaluate, recommend, train
-from rearm_jax.config import check_config, resolve, shown
+from rearm_jax.config import check_config, resolve
 from rearm_jax.data.synthetic import make_synthetic
-from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from rearm_jax.errors import CheckpointError, ConfigError, DataError, shown
 from rearm_jax.inference.arguments import given_users
 from tests.conftest import tiny_config
 

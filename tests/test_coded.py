@@ -118,8 +118,8 @@ def test_prepare_and_frames_give_the_same(raw):
     [
         (("--category", "nothing"), "no column 'nothing'"),
         (("--category", "genre", "--number", "category=price"), "every modality may be named once"),
-        (("--category", "genre", "--category_separator", ""), "--category_separator is ''"),
-        (("--number", "price", "--quantiles", "1"), "--quantiles 1: some text, and at least 2"),
+        (("--category", "genre", "--category_separator", ""), "category_separator = '': must be some text"),
+        (("--number", "price", "--quantiles", "1"), "quantiles = 1: must be an integer from 2 on"),
         (("--number", "genre"), "number genre: 'Drama' of the item 'i0' is not a finite number"),
     ],
 )

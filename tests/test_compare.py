@@ -469,6 +469,13 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path, capsys):
         (["--workdir", "x", "--spec", str(spec), "--workers", "0"], "--workers=0: must be at least 1"),
         (["--workdir", "x", "--workdir", "y", "--spec", str(spec)], "one --workdir"),
         (["--mode", "table", "--workdir", str(tmp_path)], "compare.json"),
+        (["--mode", "table", "--workdir", "x", "--dry_run"], "--dry_run says nothing with --mode=table"),
+        (["--mode", "table", "--workdir", "x", "--workers", "2"], "--workers says nothing with --mode=table"),
+        (["--mode", "table", "--workdir", "x", "--external", "a=b"], "--external says nothing with --mode=table"),
+        (["--workdir", "x", "--spec", str(spec), "--worker", "--workers", "2"], "--workers says nothing with --worker"),
+        (["--workdir", "x", "--spec", str(spec), "--worker", "--dry_run"], "--dry_run says nothing with --worker"),
+        (["--workdir", "x", "--spec", str(spec), "--worker", "--external", "a=b"], "--external says nothing with"),
+        (["--workdir", "x", "--spec", str(spec), "--timing", "a/b", "--worker"], "--worker says nothing with --timing"),
         (["--mode", "table", "--workdir", str(tmp_path), "--spec", str(spec)], "--mode=table needs none"),
     ]:
         assert command.main(words) == 1

@@ -1,5 +1,6 @@
 """Settings: the declarations, the shipped configs, refusals, models, JSON, differences and the command line."""
 
+import ast
 import importlib
 import json
 import math
@@ -332,10 +333,36 @@ def test_against_data():
     with pytest.raises(ConfigError) as caught:
         check_against_data(config, num_users=29, num_items=19)
     assert str(caught.value).splitlines() == [
-        "evaluation.ks = 20: too large, the data has 19 items",
-        "graph.user_knn_k = 30: too large, the data has 29 users",
-        "graph.item_knn_k = 25: too large, the data has 19 items",
+        "evaluation.ks = 20: too large, the data has 19 items; set evaluation.ks=(10,) and evaluation.metric=recall@10",
+        "graph.user_knn_k = 30: too large, the data has 29 users; set graph.user_knn_k=29 or less",
+        "graph.item_knn_k = 25: too large, the data has 19 items; set graph.item_knn_k=19 or less",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ks", "metric", "num_items", "words"),
+    [
+        ((5, 10, 50), "ndcg@5", 20, "evaluation.ks = 50: too large, the data has 20 items; set evaluation.ks=(5, 10)"),
+        (
+            (30, 40),
+            "ndcg@40",
+            7,
+            "evaluation.ks = 30, 40: too large, the data has 7 items; set evaluation.ks=(7,) and "
+            "evaluation.metric=ndcg@7",
+        ),
+    ],
+)
+def test_what_is_said_of_cut_offs_beyond_the_data_can_be_done(ks, metric, num_items, words):
+    small = {"graph.user_knn_k": 2, "graph.item_knn_k": 2}
+    config = demo_with({"evaluation.ks": ks, "evaluation.metric": metric} | small)
+    with pytest.raises(ConfigError) as caught:
+        check_against_data(config, num_users=20, num_items=num_items)
+    assert str(caught.value) == words
+    instead = dict(re.findall(r"(evaluation\.\w+)=(\(.*?\)|\S+)", words))
+    ks, metric = ast.literal_eval(instead["evaluation.ks"]), instead.get("evaluation.metric", metric)
+    config = demo_with({"evaluation.ks": ks, "evaluation.metric": metric} | small)
+    check_config(config)
+    check_against_data(config, num_users=20, num_items=num_items)
 
 
 def typed(value):
@@ -553,7 +580,7 @@ DEMO = "--config=configs/demo.py"
         ),
         ([DEMO, "--confg.seed=1"], ["confg.seed"]),
         (["--config.model.rank=7"], ["config.model.rank", "give --config=FILE"]),
-        (["--config=configs/nothere.py"], ["No such file", "configs/nothere.py"]),
+        (["--config=configs/nothere.py"], ["no such file", "configs/nothere.py"]),
         (["--config=configs/tiktok.py:bpr"], ['no variant "bpr"', '"lightgcn"']),
         ([f"{DEMO}:bpr"], ["configs/demo.py:bpr", "TypeError: get_config()"]),
         (["--config=configs/default.py"], ["data.root = ''"]),

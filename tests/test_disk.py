@@ -46,7 +46,7 @@ def test_what_is_said(tmp_path, monkeypatch, caplog):
     warned, said, bucket = caplog.records
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
     assert "1.4 GB each, at most 5.8 GB at a time in" in warned.getMessage()
-    assert "only 2.5 GB are free there. --config.checkpoints.keep=params takes less" in warned.getMessage()
+    assert "only 2.5 GB are free there. config.checkpoints.keep=params takes less" in warned.getMessage()
     assert said.getMessage().endswith("; 2.5 GB are free there")
     assert bucket.getMessage().endswith("at a time in gs://bucket/run")
 

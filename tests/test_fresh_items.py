@@ -132,6 +132,24 @@ def test_fresh_items_have_their_share(trained, share, places):
         assert fresh[row].sum() == min(places, sum(fresh[item] for item in candidates))
 
 
+def test_a_share_that_nothing_can_have_is_said_once(trained, caplog):
+    counts = np.bincount(trained.experiment.dataset.train[:, 1], minlength=NUM_SOLD + NUM_NEW)
+    often = [item for item in range(NUM_SOLD) if counts[item] >= BELOW]
+    fewest = min(int(counts[item]) for item in often)
+    found = lists_of(trained, Rules([f"P{item:02}" for item in often], fresh_share=0.3, fresh_below=BELOW))
+    assert {item for row in found for item in row} <= set(often)
+    [said] = [record.getMessage() for record in caplog.records if "fresh" in record.getMessage()]
+    assert said.startswith(f"fresh_share = 0.3: lists have no fresh item, as none of the {len(often)} items")
+    assert f"fewer than {BELOW} train interactions (the fewest are {fewest})" in said
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(0.04, True), (0, False), (0.3, False)])
+def test_a_share_of_less_than_a_place_is_said(trained, caplog, share, is_said):
+    lists_of(trained, Rules(fresh_share=share, fresh_below=BELOW))
+    assert ("less than half of one of 10 places" in caplog.text) == is_said
+    assert ("fresh" in caplog.text) == is_said
+
+
 def test_few_fresh_items_leave_their_places_to_others(trained):
     allow = [f"P{item:02}" for item in (*range(20, NUM_SOLD), NUM_SOLD + 1)]
     found = lists_of(trained, Rules(allow, fresh_share=0.5, fresh_below=1))

@@ -150,20 +150,142 @@ PAIRS = np.array([[0, 1], [1, 2]])
         ),
         (PAIRS, {"features": {"a b": ([1, 2], np.eye(2))}}, DataError, "letters, digits and underscores"),
         (PAIRS, {}, ConfigError, "^no features: give text, category, number, images"),
-        (PAIRS, {"text": "title"}, ConfigError, "must be a dict from modalities to columns"),
+        (PAIRS, {"text": "title"}, ConfigError, "^text = 'title': must be a dict from modalities to columns"),
         (PAIRS, {"text": {"text": "title"}}, ConfigError, "^text, .* name_column name columns of .* with items$"),
         (PAIRS.T[:, :1], {}, DataError, r"the shape is \(2, 1\), and must be \(n, 2\)"),
         (PAIRS.astype(float), {"features": {"x": ([1], [[1.0]])}}, DataError, "ids must be text or whole numbers"),
-        ({"who": [1]}, {"features": {"x": ([1], [[1.0]])}}, DataError, "'who'. Name one with user_column$"),
+        (
+            {"who": [1]},
+            {"features": {"x": ([1], [[1.0]])}},
+            DataError,
+            "'who'. Name one with user_column, or call it user_id$",
+        ),
         ({"user": [1], "item": [1, 2]}, {}, DataError, "^interactions cannot be read as columns"),
         ([[0, 1]], {}, ConfigError, "^interactions: list is no table"),
         (PAIRS, {"items": 3}, ConfigError, "^items: int is no table"),
-        (PAIRS, {"features": {"x": ([1, 2], np.eye(2))}, "k_core": 3}, DataError, "lower k_core"),
+        (
+            PAIRS,
+            {"features": {"x": ([1, 2], np.eye(2))}, "k_core": 3},
+            DataError,
+            "no interaction is left: of 2 rows, the 3-core of 2 interactions is empty",
+        ),
+        (
+            PAIRS[:0],
+            {"features": X | {"x": ([1, 2], np.eye(2))}},
+            DataError,
+            "^interactions: there is no interaction in",
+        ),
+        (
+            {},
+            {"features": {"x": ([1], [[1.0]])}},
+            DataError,
+            "^interactions: no column of users is recognised; there are no columns at all",
+        ),
+        (PAIRS, {"features": {"x": (5, np.eye(2))}}, DataError, r"^features\['x'\]: a pair must be n ids and an array"),
+        (PAIRS, {"features": {"x": ((i for i in (1, 2)), np.eye(2))}}, DataError, "a pair must be n ids and an array"),
+        (PAIRS, {"features": {"x": ([1, 2], [[1.0], [2.0, 3.0]])}}, DataError, "a pair must be n ids and an array"),
+        ({"user": ["a", np.nan], "item": [1, 2]}, {}, DataError, "^interactions, column 'user': cannot be read as"),
+        (
+            {"user": [1, 2], "item": [1, 2]},
+            {"user_column": "user", "item_column": "user", "features": {"x": ([1], [[1.0]])}},
+            DataError,
+            "^interactions: the column 'user' is taken for users and for items",
+        ),
     ],
 )
 def test_what_is_refused(interactions, arguments, error, words):
     with pytest.raises(error, match=words):
         Dataset.from_tables(interactions, **arguments)
+
+
+GOOD = {"features": {"x": ([1, 2], np.eye(2))}, "ratios": (1, 0, 0)}
+ITEMS = {"item_id": [1, 2], "title": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"k_core": "3"}, "k_core = '3': must be an integer from 1"),
+        ({"k_core": 2.5}, r"k_core = 2\.5: must be an integer"),
+        ({"k_core": True}, "k_core = True: must be an integer"),
+        ({"k_core": None}, "k_core = None: must be an integer"),
+        ({"min_rating": "4"}, "min_rating = '4': must be a finite number"),
+        ({"ratios": "8:1:1"}, r"ratios = '8:1:1': must be three whole numbers up to 1000, such as .*\(8, 1, 1\)"),
+        ({"ratios": (0.8, 0.1, 0.1)}, r"ratios = \(0\.8, 0\.1, 0\.1\): must be three whole numbers"),
+        ({"ratios": 8}, "ratios = 8: must be three"),
+        ({"split": "tiem"}, "split = 'tiem': must be one of 'random', 'time', .*; did you mean 'time'"),
+        ({"split": ["time"]}, r"split = \['time'\]: must be one of"),
+        ({"duplicates": True}, "duplicates = True: must be one of 'first', 'last', 'refuse'$"),
+        ({"seed": None}, "seed = None: must be an integer from 0 on"),
+        ({"seed": -1}, "seed = -1: must be an integer from 0 on"),
+        ({"user_column": 0}, "user_column = 0: must be the name of a column, as text"),
+        ({"item_id_column": ["sku"]}, r"item_id_column = \['sku'\]: must be the name of a column"),
+        ({"items": ITEMS, "name_column": 5}, "name_column = 5: must be a list of different names of columns"),
+        ({"items": ITEMS, "name_column": ["title", 5]}, r"name_column = \['title', 5\]: must be a list"),
+        ({"items": ITEMS, "text": {"text": 5}}, r"text = \{'text': 5\}: must be a dict from modalities to columns"),
+        (
+            {"items": ITEMS, "number": {"n": []}},
+            r"number = \{'n': \[\]\}: must be a dict .*\{\"number\": \[\"title\"\]\}",
+        ),
+        ({"items": ITEMS, "category": {5: "title"}}, r"category = \{5: 'title'\}: must be a dict"),
+        ({"items": ITEMS, "category": {"c": "title"}, "category_separator": 1}, "category_separator = 1: must be some"),
+        ({"items": ITEMS, "category": {"c": ["title", "title"]}}, "category = .*: must be a dict .* each column once"),
+        ({"items": ITEMS, "name_column": ["title", "title"]}, "name_column = .*: must be a list of different names"),
+        ({"quantiles": 1}, "quantiles = 1: must be an integer from 2 on, below 2\\*\\*63, or 0"),
+        ({"images": 3}, "images = 3: must be a path"),
+        ({"text_model": None}, "text_model = None: must be a path"),
+        ({"device": 0}, "device = 0: must be text"),
+        ({"batch_size": 0}, "batch_size = 0: must be an integer from 1 on"),
+        ({"features": [("x", np.eye(2))]}, r"features = \[\('x', .*: must be a dict from modalities to tables"),
+        ({"features": {5: ([1, 2], np.eye(2))}}, r"features = \{5: .*: must be a dict from modalities to tables"),
+        ({"time_column": "when"}, "time_column = 'when' says nothing where split is random"),
+        ({"duplicates": "last"}, "duplicates = 'last' says nothing where split is random"),
+        ({"rating_column": "stars"}, "rating_column = 'stars' says nothing without min_rating"),
+        ({"seed": 3, "split": "global-time"}, "seed = 3 says nothing unless split is random"),
+        ({"quantiles": 4}, "quantiles = 4 says nothing without number"),
+        ({"cache": "kept"}, "cache = 'kept' says nothing without text or images"),
+    ],
+)
+def test_options_of_a_wrong_type_or_without_effect(arguments, words):
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        Dataset.from_tables(PAIRS, **GOOD | arguments)
+
+
+def test_options_of_numpy_and_empty_ones_are_as_good_as_others():
+    given = {"k_core": np.int64(1), "seed": np.uint8(3), "min_rating": None, "ratios": [1, 0, 0], "rating_column": None}
+    given |= {"text": {}, "name_column": []}
+    assert_same(Dataset.from_tables(PAIRS, **GOOD | given), Dataset.from_tables(PAIRS, **GOOD | {"seed": 3}))
+
+
+def test_what_a_person_wrote_stays_as_it_is_in_messages():
+    odd = {"--users": [1], "--text": [1]}
+    with pytest.raises(DataError, match=r"the columns are '--users', '--text'\. Name one with user_column"):
+        Dataset.from_tables(odd, **GOOD)
+    with pytest.raises(DataError, match=r"^interactions: no column '--who' \(user_column\)"):
+        Dataset.from_tables(odd, **GOOD, user_column="--who")
+
+
+@pytest.mark.parametrize("place", ["interactions", "items", "features"])
+@pytest.mark.parametrize("fault", ["missing file", "wrong column", "wrong value"])
+def test_a_lazy_frame_that_cannot_be_collected_is_named(tmp_path, place, fault):
+    frame = pl.LazyFrame({"user_id": [1, 2], "item_id": [1, 2], "title": ["a", "b"], "x": [1.0, 2.0]})
+    broken, words = {
+        "missing file": lambda: (pl.scan_parquet(tmp_path / "gone.parquet"), "gone.parquet"),
+        "wrong column": lambda: (frame.select("item_id", "nothing"), "nothing"),
+        "wrong value": lambda: (frame.with_columns(pl.col("title").cast(pl.Int64).alias("item_id")), "conversion"),
+    }[fault]()
+    features = {"x": frame.select("item_id", "x")}
+    arguments = {
+        "interactions": frame,
+        "items": frame,
+        "features": features,
+        "name_column": "title",
+        "ratios": (1, 0, 0),
+    }
+    Dataset.from_tables(**arguments)
+    arguments[place] = {"x": broken} if place == "features" else broken
+    with pytest.raises(DataError, match=rf"(?s)^{place}.* cannot be read: .*{words}"):
+        Dataset.from_tables(**arguments)
 
 
 # Training
@@ -172,7 +294,7 @@ def test_what_is_refused(interactions, arguments, error, words):
 @pytest.fixture(scope="module")
 def dataset(tables, vectors):
     features = {"image": vectors, "text": vectors[:, ::-1].copy()}
-    return Dataset.from_tables(tables[0], tables[1], features, **OPTIONS | {"min_rating": None})
+    return Dataset.from_tables(tables[0], tables[1], features, **OPTIONS | {"min_rating": None, "rating_column": None})
 
 
 def settings(**changes):
@@ -218,7 +340,10 @@ def test_it_is_the_run_of_a_folder_and_goes_on_to_the_bit(run, dataset, tmp_path
 def test_other_data_are_refused_and_those_of_the_run_stay(run, tables, vectors, dataset, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "a")
     other = Dataset.from_tables(
-        tables[0], tables[1], {"image": vectors, "text": vectors}, **OPTIONS | {"min_rating": None}
+        tables[0],
+        tables[1],
+        {"image": vectors, "text": vectors},
+        **OPTIONS | {"min_rating": None, "rating_column": None},
     )
     with pytest.raises(CheckpointError, match="so it is the values that differ"):
         train(settings(num_epochs=3), workdir, dataset=other, progress=False)

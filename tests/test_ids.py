@@ -114,7 +114,7 @@ def test_other_ids_that_look_like_numbers_are_their_own(tmp_path):
 def test_items_are_joined_by_the_id_without_blanks(tmp_path):
     one = write(tmp_path / "a.csv", "item,title\n x ,One\nother,Two\n,\nother,Three\ny,\nx,Again\n")
     two = write(tmp_path / "b.jsonl", '{"item": "z", "title": "Four"}\n{"item": "more"}\n{"item": "other "}\n')
-    texts, counts = read_item_columns([one, two], ["title"], np.array(["x", "y", "z", "w"]))
+    texts, counts, _ = read_item_columns([one, two], ["title"], np.array(["x", "y", "z", "w"]))
     assert texts == {"title": ["One", "", "Four", ""]}
     assert counts == {"absent": 1, "others": 2, "again": 1, "blank": 1, "cut": 2}
 
@@ -243,7 +243,7 @@ def test_nested_columns_of_parquet_as_text(tmp_path):
         }
     )
     frame.write_parquet(tmp_path / "items.parquet")
-    texts, _ = read_item_columns(
+    texts, *_ = read_item_columns(
         [tmp_path / "items.parquet"], ["categories", "details", "images"], np.array(["x", "y"])
     )
     assert texts["categories"] == ["Toys Cars Red", ""]
@@ -316,7 +316,7 @@ def test_any_parquet_is_features_or_refused(tmp_path, data, size, names):
         assert features.shape[0] == 2
         assert np.isfinite(features).all()
     with contextlib.suppress(DataError):
-        texts, counts = read_item_columns([tmp_path / "f.parquet"], names, np.array(["x", "y"]))
+        texts, counts, _ = read_item_columns([tmp_path / "f.parquet"], names, np.array(["x", "y"]))
         assert all(len(values) == 2 and all(isinstance(text, str) for text in values) for values in texts.values())
         assert counts["absent"] == len({"x", "y"} - {(item or "").strip() for item in ids})
     os.unlink(tmp_path / "f.parquet")

@@ -53,19 +53,19 @@ def test_a_run_that_does_not_beat_most_popular(value):
     [said] = weaknesses(make_result(model=value), "ndcg@10")
     assert "does not beat recommending the most popular items" in said
     assert f"test/ndcg@10 is {value:.4f}, theirs 0.1000" in said
-    assert "--config.learning_rate" in said
-    assert "--config.model.name=lightgcn in another --workdir" in said
+    assert "config.learning_rate" in said
+    assert "config.model.name=lightgcn in another run folder" in said
     assert "num_epochs" not in said
     [of_lightgcn] = weaknesses(make_result(model=value) | {"model": "lightgcn", "epochs": 3}, "ndcg@10")
-    assert "--config.model.name=rearm" in of_lightgcn
-    assert "--config.num_epochs; the same command goes on" in of_lightgcn
+    assert "config.model.name=rearm" in of_lightgcn
+    assert "config.num_epochs; the same run goes on" in of_lightgcn
 
 
 def test_a_group_of_items_in_which_nothing_is_found():
     [said] = weaknesses(make_result(groups=[group(200, 0, 1, 3), group(900, 5)]), "recall@20")
     assert "nothing among the 40 items with 1 to 3 train interactions: none of their 200 test interactions" in said
     assert "first 20 of its user" in said
-    assert "--config.graph.item_cooccurrence_weight" in said
+    assert "config.graph.item_cooccurrence_weight" in said
     [of_lightgcn] = weaknesses(make_result(groups=[group(200, 0, 0, 0)]) | {"model": "lightgcn"}, "recall@20")
     assert "with 0 train interactions" in of_lightgcn
     assert "item_cooccurrence_weight" not in of_lightgcn

@@ -1,5 +1,6 @@
 """From raw tables to a data folder: formats, columns, what is dropped, what is refused; nothing half-written."""
 
+import dataclasses
 import gzip
 import importlib.machinery
 import importlib.util
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from rearm_jax.data import folder as data_folder
 from rearm_jax.data.dataset import load_dataset
+from rearm_jax.data.prepare import Settings, kinds, prepare
 from rearm_jax.data.prepare.__main__ import main, parse
 from rearm_jax.data.prepare.interactions import read_interactions
 from rearm_jax.data.prepare.item_columns import make_names, read_item_columns
@@ -124,19 +126,19 @@ def test_columns_by_name_dates_and_several_files(tmp_path):
     ("data", "words"),
     [
         (b"", ["is empty"]),
-        (b"who,what\na,x\n", ["no column of users", "'who', 'what'", "--user_column"]),
-        (b"user_id,item_id,stars\na,x,1\n", ["no column of ratings", "--rating_column"]),
+        (b"who,what\na,x\n", ["no column of users", "'who', 'what'", "Name one with user_column"]),
+        (b"user_id,item_id,stars\na,x,1\n", ["no column of ratings", "Name one with rating_column"]),
         (b"user_id,item_id,rating\na,x,1\n,y,2\n", ["line 3", "'user_id'", "missing"]),
         (b"user_id,item_id,rating\na,x,1\nb,y,many\n", ["line 3", "'rating'", "'many' is not a finite number"]),
         (b"user_id,item_id,rating\na,x,1\nb,y,nan\n", ["line 3", "'nan'"]),
         (b"user_id,item_id,rating\na,x,1\nb,y,\n", ["line 3", "'rating'", "missing"]),
-        (b"user_id,item_id,rating\na,x,1,7\n", ["line 2", "4 fields for 3 columns", "--bad_rows skip"]),
-        (b"user_id,item_id,rating\na,\xff,1\n", ["line 2", "not UTF-8", "--encoding"]),
-        (b"user_\xff,item_id,rating\na,x,1\n", ["line 1", "not UTF-8", "--encoding"]),
+        (b"user_id,item_id,rating\na,x,1,7\n", ["line 2", "4 fields for 3 columns", "bad_rows=skip"]),
+        (b"user_id,item_id,rating\na,\xff,1\n", ["line 2", "not UTF-8", "encoding="]),
+        (b"user_\xff,item_id,rating\na,x,1\n", ["line 1", "not UTF-8", "encoding="]),
         (b"user_id,item_id,rating\na," + b"x" * 300 + b",1\n", ["more than 256 characters"]),
         (b"user_id,item_id,rating\na,x\0,1\n", ["NUL"]),
-        (b"1\t2\t3\n", ["the numbers 1, 2, 3", "must name the columns", "--interactions_header"]),
-        (b"1::2\n", ["must name the columns", "--interactions_header"]),
+        (b"1\t2\t3\n", ["the numbers 1, 2, 3", "must name the columns", "with interactions_header (such as"]),
+        (b"1::2\n", ["must name the columns", "with interactions_header (such as"]),
         (b"[1]", ["one object a line"]),
         (b'{"user_id": 1\n', ["line 1", "no JSON object"]),
         (b'{"user_id": 1}\n[3]\n', ["line 2", "no JSON object"]),
@@ -221,7 +223,7 @@ def test_item_columns_from_every_format(tmp_path):
     objects = write(tmp_path / "c.json", b'{"asin": 4, "title": "[T]", "tags": ["s", 5]}\n{"asin": "nobody"}\n')
     pl.DataFrame({"asin": [5], "title": ["e"], "tags": [["t", None, "u"]]}).write_parquet(tmp_path / "d.parquet")
     paths = [csv, write(tmp_path / "b.json.gz", gzip.compress(literals.read_bytes())), objects, tmp_path / "d.parquet"]
-    texts, counts = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
+    texts, counts, _ = read_item_columns(paths, ["title", "tags"], np.array(["5", "6", "4", "3", "2", "1"]))
     assert texts == {"title": ["e", "", "[T]", "It's", "", 'A "b" c'], "tags": ["t u", "", "s 5", "p q r", "", "x|y"]}
     assert counts == {"absent": 1, "others": 1, "again": 1, "blank": 0, "cut": 0}
     with pytest.raises(DataError, match="no column 'name'"):
@@ -393,11 +395,11 @@ def test_the_summary_counts_what_is_left_out(raw, caplog):
     counts = json.loads((raw / "out" / "prepare.json").read_text())["counts"]
     table = log.read_text()
     assert counts["ids with blanks around them (cut)"] == table.count(" u3,") + table.count("u4\t,")
-    assert counts["items without a row in --items"] == 1
-    assert counts["items of --items without interactions that were kept"] == 2
-    assert counts["ids of --items with blanks around them (cut)"] == 1
-    assert counts["dropped: blank rows of --items"] == 1
-    assert counts["dropped: rows of --items whose item had one"] == 1
+    assert counts["items without a row in the tables of items"] == 1
+    assert counts["listed items without interactions that were kept"] == 2
+    assert counts["ids of listed items with blanks around them (cut)"] == 1
+    assert counts["dropped: blank rows of the tables of items"] == 1
+    assert counts["dropped: rows of the tables of items whose item had one"] == 1
     assert counts["text: items without features (zero rows)"] == 8
     assert counts["text: features of items without interactions that were kept"] == 2
     assert counts["text: ids with blanks around them (cut)"] == 1
@@ -425,8 +427,8 @@ def test_items_without_interactions_are_kept_as_new_items(raw, caplog, capsys):
     assert new["item_names"].tolist() == ["Film 9", "i77"]
     assert new["text_feat"].tolist() == [[28, 29, 30], [31, 32, 33]]
     counts = json.loads((raw / "out" / "prepare.json").read_text())["counts"]
-    assert counts["new items: of --items, without interactions that were kept"] == 2
-    assert counts["dropped: items of --items without interactions and features"] == 1
+    assert counts["new items: of the tables of items, without interactions that were kept"] == 2
+    assert counts["dropped: listed items without interactions and features"] == 1
     write(items, items.read_bytes() + b"i0.0,x,1\n" + b"0.0,x,1\n")
     write(log, log.read_bytes() + b"u1,0,5,5\n")
     assert "the id '0.0' is there, and '0' in the interactions" in refused(
@@ -471,30 +473,120 @@ def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--k_core", "99"], "the 99-core of the other 96 is empty"),
+        (["--k_core", "99"], "the 99-core of 96 interactions is empty"),
         (["--min_rating", "9"], "no interaction is left"),
         (["--ratios", "8:1"], "three whole numbers"),
         (["--ratios", "0:1:1"], "three whole numbers"),
-        (["--ratios", "1:1:1", "--split", "leave-one-out"], "--ratios says nothing"),
-        (["--k_core", "0"], "--k_core is 0"),
-        (["--seed", "-1"], "--seed is -1"),
-        (["--min_rating", "nan"], "--min_rating is nan"),
+        (
+            ["--ratios", "1:1:1", "--split", "leave-one-out"],
+            "ratios = (1, 1, 1) says nothing where split is leave-one-out",
+        ),
+        (["--k_core", "0"], "k_core = 0: must be an integer from 1"),
+        (["--seed", "-1"], "seed = -1: must be an integer from 0"),
+        (["--min_rating", "nan"], "min_rating = nan: must be a finite number"),
         (["--feature_ids", "text=f.npy"], "every modality may be named once"),
         (["--duplicates", "refuse"], "more than once (4 repeated rows"),
-        (["--text", "title"], "give it with --items"),
-        (["--catalogue", "all"], "all keeps what --items lists"),
+        (["--text", "title"], "give it with items"),
+        (["--catalogue", "all"], "catalogue = 'all' says nothing without items: all keeps what they list"),
         (["--features", "text=x.npy"], "every modality may be named once"),
         (["--features", "a b=x.parquet"], "letters, digits"),
         (["--features", "a=x.parquet"], "x.parquet: there is no such file"),
-        (["--features", "a=x.npy"], "--feature_ids a=FILE.npy"),
-        (["--feature_ids", "b=x.npy"], "there is no --features of that modality"),
-        (["--time_column", "when", "--split", "time"], "no column 'when' (--time_column)"),
+        (["--features", "a=x.npy"], "feature_ids a=FILE.npy"),
+        (["--feature_ids", "b=x.npy"], "there are no features of that modality"),
+        (["--time_column", "when", "--split", "time"], "no column 'when' (time_column)"),
         (["--interactions", "nothing.csv"], "no such file"),
         (["--images", "nothing"], "cannot be read as a folder of pictures"),
     ],
 )
 def test_refusals(raw, capsys, arguments, words):
     assert words in refused(capsys, raw, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rating_column", "rating"], "rating_column = 'rating' says nothing without min_rating"),
+        (["--time_column", "timestamp"], "time_column = 'timestamp' says nothing where split is random"),
+        (["--duplicates", "last"], "duplicates = 'last' says nothing where split is random"),
+        (["--seed", "1", "--split", "time"], "seed = 1 says nothing unless split is random"),
+        (["--item_id_column", "id"], "item_id_column = 'id' says nothing without items"),
+        (["--items_header", "id,title"], "items_header = ('id', 'title') says nothing where no table of items is text"),
+        (["--category_separator", "|"], "category_separator = '|' says nothing without category"),
+        (["--quantiles", "4"], "quantiles = 4 says nothing without number"),
+        (["--text_model", "a"], "text_model = 'a' says nothing without text"),
+        (["--image_model", "a"], "image_model = 'a' says nothing without images"),
+        (["--batch_size", "8"], "batch_size = 8 says nothing without text or images"),
+        (["--device", "cpu"], "device = 'cpu' says nothing without text or images"),
+        (["--cache", "here"], "cache = 'here' says nothing without text or images"),
+        (["--bad_rows_limit", "0.1"], "bad_rows_limit = 0.1 says nothing unless bad_rows is skip"),
+    ],
+)
+def test_flags_without_effect_are_refused(raw, capsys, arguments, words):
+    assert f"error: {words}" in refused(capsys, raw, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--interactions_header", "user_id,item_id,rating,timestamp"], "where no table of interactions is text"),
+        (["--quote", "none"], "where no table is text"),
+        (["--quote", "log.parquet=none"], "says nothing about Parquet"),
+        (["--encoding", "latin-1"], "where no table is text"),
+        (["--bad_rows", "skip"], "where no table is text"),
+    ],
+)
+def test_how_text_is_read_says_nothing_about_parquet(raw, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(raw)
+    pl.read_csv("log.csv").write_parquet("log.parquet")
+    features = ["--features", "text=f.npy", "--feature_ids", "text=f_ids.npy"]
+    command = ["--interactions", "log.parquet", *features, "--out", "new"]
+    assert main(command) == 0
+    assert main([*command, *arguments, "--overwrite"]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_every_flag_has_a_kind_and_a_default_that_is_of_it():
+    """What the command line and `Settings` leave open is never refused."""
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert kinds._KINDS.keys() == fields.keys()
+    kinds.check_kinds({name: value for name, value in fields.items() if value is not dataclasses.MISSING})
+    kinds.check_kinds(vars(parse(["--interactions", "x", "--out", "y"])))
+
+
+def test_paths_and_numbers_of_numpy_in_python(raw, tmp_path):
+    features = [("text", raw / "f.npy")], [("text", raw / "f_ids.npy")]
+    out = tmp_path / "made"
+    settings = Settings([raw / "log.csv"], out, k_core=np.int64(1), features=features[0], feature_ids=features[1])
+    assert prepare(settings)["modalities"] == {"text": 3}
+    saved = json.loads((out / "prepare.json").read_text())["settings"]
+    assert (saved["interactions"], saved["out"], saved["k_core"]) == ([str(raw / "log.csv")], str(out), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"interactions": "log.csv"}, "interactions = 'log.csv': must be a list of files"),
+        ({"interactions": []}, "interactions names no file"),
+        ({"items": "items.csv"}, "items = 'items.csv': must be a list of files"),
+        ({"features": {"text": "f.npy"}}, "features = .*: must be a list of pairs"),
+        ({"feature_ids": [("text", "a", "b")]}, "feature_ids = .*: must be a list of pairs"),
+        ({"text": [("text", "title")]}, "text = .*: must be a list of pairs"),
+        ({"out": None}, "out = None: must be a path"),
+        ({"overwrite": 1}, "overwrite = 1: must be True or False"),
+        ({"bad_rows": "skipp"}, "bad_rows = 'skipp': must be .*did you mean 'skip'"),
+        ({"encoding": "a\0"}, "encoding: .*null"),
+    ],
+)
+def test_settings_of_a_wrong_type_in_python(raw, changes, words):
+    good = {
+        "interactions": [str(raw / "log.csv")],
+        "out": str(raw / "made"),
+        "features": [("text", str(raw / "f.npy"))],
+    }
+    good["feature_ids"] = [("text", str(raw / "f_ids.npy"))]
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        prepare(Settings(**good | changes))
+    assert not (raw / "made").exists()
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -513,7 +605,7 @@ def test_files_of_features_that_are_not_there(raw, capsys, stem):
 
 
 def test_refusals_of_features(raw, capsys):
-    assert "no features: give --text" in refused(capsys, raw, features=False)
+    assert "no features: give text" in refused(capsys, raw, features=False)
     good, ids = np.load(raw / "f.npy"), np.load(raw / "f_ids.npy")
     for change, words in (
         ({"f": good[:3]}, "has 3 rows, but"),

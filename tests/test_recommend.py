@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -162,14 +163,59 @@ def test_what_users_have_bought_since(trained, tmp_path, caplog):
 
 def test_what_users_have_cannot_be_read(trained, tmp_path):
     dataset = trained.experiment.dataset
-    with pytest.raises(ConfigError, match=r'seen = \'al\': must be one of "all", "train", "none", or a file'):
+    with pytest.raises(ConfigError, match=r"seen = 'al': must be one of 'all', 'train', 'none', as text, or a file"):
         find_seen(dataset, "al")
     (tmp_path / "orders.csv").write_text("user,item\nU001,1\n")
     with pytest.raises(DataError, match=r"none of its items is in the catalogue: '1'\. The catalogue has 1000, 1007"):
         find_seen(dataset, tmp_path / "orders.csv")
     (tmp_path / "orders.csv").write_text("who,item\nU001,1\n")
-    with pytest.raises(DataError, match="Name one with --user_column"):
+    with pytest.raises(DataError, match="Name one with user_column, or call it user_id"):
         find_seen(dataset, tmp_path / "orders.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"user_id,item_id\nU001,1000\nU002,1007,5\n", "line 3: 3 fields for 2 columns"),
+        (b"user_id,item_id\nU\xff,1000\n", "line 2: not UTF-8"),
+        (b"1,1000\n2,1007\n", "line 1: holds the numbers"),
+        (b'{"user_id": "U001", "item_id": 1000}\n[]\n', "line 2: "),
+    ],
+)
+def test_a_table_of_purchases_that_is_damaged(trained, tmp_path, text, words):
+    """How text is read can be set for prepare alone: what is said can be done here."""
+    (tmp_path / "orders.csv").write_bytes(text)
+    with pytest.raises(
+        DataError, match=rf"{words}.* there are none here: write the table as Parquet, or as CSV in UTF-8"
+    ):
+        find_seen(trained.experiment.dataset, tmp_path / "orders.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seen": Path("none")}, r"Path\('none'\): must be .*there is no such file; .*did you mean seen='none'\?"),
+        ({"seen": Path("no.csv")}, r"Path\('no\.csv'\): must be .*there is no such file$"),
+        ({"seen": None}, r"seen = None: must be one of 'all', 'train', 'none', as text, or a file of interactions$"),
+        ({"seen": ["orders.csv"]}, r"seen = \['orders\.csv'\]: must be one of"),
+        ({"seen": "all", "user_column": "who"}, "user_column is of the table that seen names, and seen = 'all' names"),
+        ({"seen": "none", "item_column": "sku"}, "item_column is of the table that seen names"),
+    ],
+)
+def test_what_users_have_is_a_word_or_a_file(trained, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        find_seen(trained.experiment.dataset, **arguments)
+
+
+@pytest.mark.parametrize("name", ["none", "train", "all"])
+def test_a_path_is_a_file_whatever_it_is_called(trained, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    dataset = trained.experiment.dataset
+    (tmp_path / name).write_text("user_id,item_id\nU001,1000\n")
+    expected = {(1, 0), *(tuple(pair) for s in ("train", "valid", "test") for pair in getattr(dataset, s).tolist())}
+    assert set(map(tuple, find_seen(dataset, Path(name)).pairs.tolist())) == expected
+    assert len(find_seen(dataset, "none").pairs) == 0  # a word is a word, whatever files there are
 
 
 def test_items_that_nobody_gets(trained):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from absl.testing import flagsaver
 
 from rearm_jax import main
 from rearm_jax.errors import ConfigError, DataError
@@ -79,9 +80,8 @@ def test_a_job_learns_of_lists_that_are_worse_than_its_bounds(tmp_path, monkeypa
 
     def code(*bounds):
         monkeypatch.setattr(sys, "argv", [*command, *bounds])
-        for name in ("min_recall", "min_coverage", "min_overlap", "before"):
-            main.flags.FLAGS[name].unparse()
-        return main.main()
+        with flagsaver.flagsaver():
+            return main.main()
 
     assert code() == 0
     assert json.loads(capsys.readouterr().out) == {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -166,9 +167,9 @@ def test_rules_go_together_on_the_command_line_and_in_python(trained, run, monke
     ("rules", "error", "message"),
     [
         (Rules(allow="no.csv"), ConfigError, "allow = 'no.csv': there is no such file"),
-        (Rules(allow=[]), ConfigError, r"allow = \[\]: must be ids of items, or pairs"),
-        (Rules(allow=["P01", ("U01", "P02")]), ConfigError, "must be ids of items, or pairs"),
-        (Rules(allow=3), ConfigError, "must be ids of items, or pairs"),
+        (Rules(allow=[]), ConfigError, r"allow = \[\]: must be a list of ids of items or of pairs"),
+        (Rules(allow=["P01", ("U01", "P02")]), ConfigError, "must be a list of ids of items or of pairs"),
+        (Rules(allow=3), ConfigError, "must be a list of ids of items or of pairs"),
         (Rules(allow=[1.5]), ConfigError, r"allow\[0\] = 1.5: must be text or an integer"),
         (Rules(allow=["B1", "B2"]), DataError, "none of the items to allow is in the catalogue: 'B1', 'B2'"),
         (Rules(max_per={"brand": 2}), ConfigError, "max_per needs `items`"),
@@ -177,6 +178,28 @@ def test_rules_go_together_on_the_command_line_and_in_python(trained, run, monke
         (Rules(max_per={"brand": True}, items=__file__), ConfigError, "'brand' = True; must be"),
         (Rules(max_per=["brand"], items=__file__), ConfigError, "must name columns and numbers"),
         (Rules(max_per={"brand": 2}, items="no.csv"), ConfigError, "items = 'no.csv': there is no such file"),
+        (Rules(max_per={"brand": 2}, items=[__file__]), ConfigError, r"items = \[.*must be one file"),
+        (Rules(max_per={"brand": 2}, items=__file__, item_id_column=3), ConfigError, "item_id_column = 3: must be the"),
+        (Rules(item_id_column="sku"), ConfigError, "item_id_column is of `items`, .* which is not given"),
+        (
+            Rules(allow=[Path("in.csv")]),
+            ConfigError,
+            r"allow\[0\] = \w*Path\('in.csv'\): .*: allow=\w*Path\('in.csv'\)",
+        ),
+        (Rules(allow=["P01", Path("in.csv")]), ConfigError, r"allow\[1\] = \w*Path"),
+        (Rules(allow={"P01": 1}), ConfigError, r"allow = \{'P01': 1\}: must be a list"),
+        (Rules(allow=iter(["P01"])), ConfigError, "allow = <.*: must be a list"),
+        (Rules(fresh_share=True), ConfigError, "fresh_share = True: must be a part"),
+        (Rules(fresh_below=3), ConfigError, 'fresh_below says nothing without fresh_share or only = "new"'),
+        (Rules(only=["new"]), ConfigError, r"only = \['new'\]: must be one of 'new'"),
+        (
+            {"allow": ["P01"]},
+            ConfigError,
+            r"must be rearm_jax.Rules.*did you mean Rules\(\*\*\{'allow': \['P01'\]\}\)\?",
+        ),
+        ({"allowed": ["P01"]}, ConfigError, r"rules = \{'allowed': .*must be rearm_jax.Rules, such as [^;]*$"),
+        ([Path("in.csv")], ConfigError, r"rules = \[\w*Path\('in.csv'\)\]: must be rearm_jax.Rules"),
+        (None, ConfigError, "rules = None: must be rearm_jax.Rules"),
     ],
 )
 def test_rules_that_will_not_do(trained, rules, error, message):
@@ -187,7 +210,7 @@ def test_rules_that_will_not_do(trained, rules, error, message):
 def test_tables_of_items_that_will_not_do(trained, tmp_path):
     table = tmp_path / "items.csv"
     for text, message in (
-        ("sku,brand\nP01,Ash\n", "Name one with --item_id_column"),
+        ("sku,brand\nP01,Ash\n", "Name one with item_id_column, or call it item_id"),
         ("item_id,make\nP01,Ash\n", "no column 'brand'"),
         ("item_id,brand\nQ1,Ash\n", "none of the items of the catalogue is there"),
         ("item_id,brand\nP01,\n", "no item of the catalogue has a value in the column 'brand'"),

@@ -65,7 +65,7 @@ def test_other_sizes_are_told_then_and_now(run):
         "  image columns: 4 then, 4 now",
         "  text columns: 4 then, 4 now",
     ]
-    for word in ("--config.data.root=FOLDER", "another --workdir", "--overwrite"):
+    for word in ("config.data.root", "another run folder", "--overwrite"):
         assert word in lines[-1]
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == files
 

@@ -22,11 +22,30 @@ def test_every_config_has_a_name(name):
 
 def test_a_path_stays_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "baby").write_text("")
-    for given in ("baby", "demo.py", "./demo", "a/b.py:lightgcn", "/x/y"):
+    (tmp_path / "a").mkdir()
+    for file in ("baby", "demo.py", "a/b.py"):
+        (tmp_path / file).write_text("")
+    for given in ("baby", "demo.py", "./demo.py", "a/b.py:lightgcn", f"{tmp_path}/demo.py"):
         assert find_file("config", given) == given
-    monkeypatch.setenv("HOME", "/home/of")
-    assert find_file("config", "~/mine.py") == "/home/of/mine.py"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_file("config", "~/a/b.py") == f"{tmp_path}/a/b.py"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "hint"),
+    [
+        ("config", "demo.py", "; did you mean --config=demo, which comes with the package?"),
+        ("config", "configs/tiktok.py:bm3", "; did you mean --config=tiktok:bm3, which comes with the package?"),
+        ("config", "mine/another.py", ""),
+        ("config", "./demo/", "; did you mean --config=demo, which comes with the package?"),
+        ("spec", "compare/demo.py", "; did you mean --spec=demo, which comes with the package?"),
+    ],
+)
+def test_a_file_that_is_not_there(tmp_path, monkeypatch, kind, given, hint):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        find_file(kind, given)
+    assert str(caught.value) == f"--{kind}={given}: there is no such file{hint}"
 
 
 def test_what_follows_a_colon_is_for_the_config():

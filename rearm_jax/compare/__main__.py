@@ -3,6 +3,7 @@
 python -m rearm_jax.compare --spec configs/compare/demo.py --workdir runs/compare-demo
 """
 
+import argparse
 import contextlib
 import gc
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
@@ -30,6 +32,8 @@ from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_folder import clear_run_folder
 
 _POLL_SECONDS = 5
+# What does something else than comparing -> flags that have an effect beside it.
+_BESIDE: dict[str, tuple[str, ...]] = {"mode=table": (), "timing": (), "worker": (), "dry_run": ("external", "workers")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +50,7 @@ def _explained(argv: Sequence[str] | None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = compare_parser().parse_args(argv)
+    _refuse_idle(arguments)
     if arguments.mode == "table":
         if arguments.spec:
             raise ConfigError("--spec: --mode=table needs none, the workdirs say all")
@@ -78,6 +83,16 @@ def _run(argv: Sequence[str] | None) -> int:
             logging.info("this worker is done; the command without --worker makes the tables")
             return INTERRUPTED if stopped_by else DONE
         return _compare(plan, arguments.spec, arguments.workers, external)
+
+
+def _refuse_idle(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for a flag that says nothing beside another one."""
+    defaults: dict[str, Any] = {"timing": None, "worker": False, "dry_run": False, "external": [], "workers": 1}
+    given = [name for name, default in defaults.items() if getattr(arguments, name) != default]
+    chief = "mode=table" if arguments.mode == "table" else next((name for name in given if name in _BESIDE), None)
+    idle = [name for name in given if chief and name != chief and name not in _BESIDE[chief]]
+    if idle:
+        raise ConfigError(f"--{idle[0]} says nothing with --{chief}: leave it out")
 
 
 @contextlib.contextmanager

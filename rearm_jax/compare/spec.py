@@ -18,9 +18,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rearm_jax import models
-from rearm_jax.config import flatten, resolve, shown
+from rearm_jax.config import flatten, resolve
 from rearm_jax.default import SETTINGS, chosen, declarations, declared, defaults, nest
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, shown
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.recommender.search_space import Range, SearchSpace, search_list
 from rearm_jax.shipped import find_file
@@ -265,8 +265,6 @@ def load_spec(path: str | os.PathLike) -> Spec:
       ConfigError: the file cannot be run, or the spec is not possible.
     """
     path = find_file("spec", os.fspath(path))
-    if not os.path.isfile(path):
-        raise ConfigError(f"--spec={path}: there is no such file")
     try:
         names = runpy.run_path(os.fspath(path))
         if "get_spec" not in names:

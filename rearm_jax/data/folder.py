@@ -18,7 +18,7 @@ def check_out(out: str | os.PathLike, overwrite: bool) -> None:
     if not os.path.lexists(out):
         return
     if not overwrite:
-        raise ConfigError(f"{out} is there already: name another --out, or give --overwrite to replace it")
+        raise ConfigError(f"{out} is there already: name another out, or give overwrite to replace it")
     if not os.path.isfile(os.path.join(out, REPORT_FILE)) or os.path.islink(out):
         raise ConfigError(f"{out} was not made by this command (it has no {REPORT_FILE}): remove it yourself")
 
@@ -45,8 +45,17 @@ def write_folder(
             for stem, array in arrays.items():
                 (temporary / stem).parent.mkdir(exist_ok=True)
                 np.save(temporary / f"{stem}.npy", array, allow_pickle=False)
-            text = json.dumps(report, indent=2, ensure_ascii=False)
-            (temporary / REPORT_FILE).write_text(f"{text}\n", encoding="utf-8")
+            (temporary / REPORT_FILE).write_text(report_text(report), encoding="utf-8")
             check_out(out, overwrite)  # again: encoding may have taken hours
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror} ({error.filename})") from error
+
+
+def report_text(report: Mapping[str, object]) -> str:
+    """What prepare.json holds; paths and numbers of numpy, as settings may have them in Python, are plain there."""
+    plain = json.dumps(report, indent=2, ensure_ascii=False, default=_plain)
+    return f"{plain}\n"
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else os.fspath(value)  # type: ignore[call-overload]

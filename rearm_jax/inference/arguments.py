@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from rearm_jax.config import shown
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.errors import ConfigError, DataError, shown
 
 Id = str | int
 UNKNOWN = ("refuse", "popular")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from rearm_jax.config import shown
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.errors import ConfigError, DataError, shown
 from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference import recommend as lists
 from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids

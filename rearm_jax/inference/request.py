@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from rearm_jax.data.dataset import Dataset, group_by_user
 from rearm_jax.errors import ConfigError, DataError
@@ -96,7 +97,8 @@ def make_request(
         candidates = np.intersect1d(candidates, np.array(in_stock, np.int32))
         if not len(candidates):
             raise DataError("no item is left: each of those to allow is to be left out, too. Check both lists")
-    is_fresh = most_popular_scores(trained.experiment.dataset.train, len(items.ids)) < rules.fresh_below
+    counts = most_popular_scores(trained.experiment.dataset.train, len(items.ids))
+    is_fresh = counts < rules.fresh_below
     if rules.only == "new":
         candidates = candidates[is_fresh[candidates]]
         if not len(candidates):
@@ -104,6 +106,9 @@ def make_request(
                 f"no item that may be listed has fewer than {rules.fresh_below} train interactions, and only = "
                 f"{rules.only!r} lists no others. Leave it out, or raise fresh_below"
             )
+    num_reserved = int((rules.fresh_share or 0) * k + 0.5)
+    if rules.fresh_share:
+        _say_where_nothing_is_fresh(rules, k, num_reserved, counts[candidates])
     own = [(rows[user], item) for user, own in seen.of_strangers.items() if user in rows for item in own]
     not_again = pair_rows(exclude, items.ids, user_ids, rows, "to leave out")
     excluded = np.concatenate([seen.pairs, not_again, np.array(own, np.int32).reshape(-1, 2)])
@@ -113,11 +118,30 @@ def make_request(
         candidates,
         [Limit(limit.groups[candidates], limit.most) for limit in find_limits(rules, items.ids)],
         None if rules.fresh_share is None else is_fresh[candidates],
-        int((rules.fresh_share or 0) * k + 0.5),
+        num_reserved,
         _places_by_user(excluded, candidates, len(rows)),
         _places_by_user(allowed_rows, candidates, len(rows)) if allowed_pairs else None,
         trained.experiment.config.evaluation.block_size,
     )
+
+
+def _say_where_nothing_is_fresh(rules: Rules, k: int, num_reserved: int, counts: np.ndarray) -> None:
+    """Args: counts: (n,) train interactions of the candidates."""
+    if not num_reserved:
+        logging.warning(
+            "fresh_share = %g: less than half of one of %d places, so that lists have no fresh item; raise it",
+            rules.fresh_share,
+            k,
+        )
+    elif counts.min() >= rules.fresh_below:
+        logging.warning(
+            "fresh_share = %g: lists have no fresh item, as none of the %d items that may be listed has fewer than %d "
+            "train interactions (the fewest are %d); raise fresh_below, or leave fresh_share out",
+            rules.fresh_share,
+            len(counts),
+            rules.fresh_below,
+            counts.min(),
+        )
 
 
 def _places_by_user(pairs: np.ndarray, candidates: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:

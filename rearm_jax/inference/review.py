@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rearm_jax.data.prepare.interactions import read_interactions
+from rearm_jax.data.prepare.reading import without_options
 from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.inference.arguments import some_ids
 
@@ -85,7 +86,7 @@ def below_bounds(found: Mapping[str, float], bounds: Mapping[str, float | None])
         if math.isnan(bound):
             raise ConfigError(f"min_{name} = nan: must be a number from 0 to 1; nothing is ever below nan")
         if name not in found:
-            raise ConfigError(f"min_{name} = {bound}: name the lists before with --before, which it is measured by")
+            raise ConfigError(f"min_{name} = {bound}: name the lists before, which it is measured by (before)")
         if found[name] < bound:
             below.append(f"{name} {found[name]:.4f} is below {bound:g}")
     return below
@@ -94,7 +95,7 @@ def below_bounds(found: Mapping[str, float], bounds: Mapping[str, float | None])
 def _nobody(one: str | os.PathLike, some: Pairs, other: str | os.PathLike, others: Pairs) -> DataError:
     return DataError(
         f"no user of {one} ({some_ids(some.user_ids.tolist())}) has a list in {other} "
-        f"({some_ids(others.user_ids.tolist())}): check the files and --user_column"
+        f"({some_ids(others.user_ids.tolist())}): check the files and user_column"
     )
 
 
@@ -137,5 +138,6 @@ def _read_lists(path: str | os.PathLike) -> Pairs:
 
 
 def _read_table(path: str | os.PathLike, user_column: str | None, item_column: str | None) -> Pairs:
-    table = read_interactions([path], user_column=user_column, item_column=item_column)
+    with without_options():
+        table = read_interactions([path], user_column=user_column, item_column=item_column)
     return Pairs(table.users, table.items, table.user_ids, table.item_ids)

@@ -6,15 +6,15 @@ An item is fresh if it has few train interactions: the items of the catalogue be
 import csv
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from rearm_jax.config import shown
 from rearm_jax.data.prepare.item_columns import read_item_columns
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.data.prepare.reading import without_options
+from rearm_jax.errors import ConfigError, DataError, shown
 from rearm_jax.evaluation.limited_ranking import Limit, make_limit
 from rearm_jax.inference.arguments import Id, given_ids, is_integer
 
@@ -55,8 +55,12 @@ NO_RULES = Rules()
 
 def check_rules(rules: Rules) -> None:
     """Raises ConfigError where rules are impossible in every run; before one is opened."""
-    if isinstance(rules.allow, (str, os.PathLike)) and not os.path.isfile(rules.allow):
-        raise ConfigError(f"allow = {shown(rules.allow)}: there is no such file")
+    if not isinstance(rules, Rules):
+        is_spelt = isinstance(rules, Mapping) and set(rules) <= {field.name for field in dataclasses.fields(Rules)}
+        meant = f"; did you mean Rules(**{shown(dict(rules))})?" if is_spelt else ""
+        raise ConfigError(f'rules = {shown(rules)}: must be rearm_jax.Rules, such as Rules(allow=["A17", "B4"]){meant}')
+    if rules.allow is not None:
+        _check_allow(rules.allow)
     if not isinstance(rules.max_per, Mapping):
         raise ConfigError(f'max_per = {shown(rules.max_per)}: must name columns and numbers, such as {{"brand": 2}}')
     for column, most in rules.max_per.items():
@@ -64,21 +68,43 @@ def check_rules(rules: Rules) -> None:
             raise ConfigError(
                 f"max_per: {shown(column)} = {shown(most)}; must be the name of a column and an integer, 1 or more"
             )
+    _check_table(rules)
+    share = rules.fresh_share
+    is_number = isinstance(share, (int, float, np.number)) and not isinstance(share, bool)
+    if share is not None and not (is_number and 0 <= share <= 1):
+        raise ConfigError(f"fresh_share = {shown(share)}: must be a part of the places, from 0 to 1")
+    if not is_integer(rules.fresh_below) or rules.fresh_below < 1:
+        raise ConfigError(f"fresh_below = {shown(rules.fresh_below)}: must be an integer, 1 or more")
+    if rules.only is not None and not (isinstance(rules.only, str) and rules.only in ONLY):
+        raise ConfigError(f"only = {shown(rules.only)}: must be one of {', '.join(map(repr, ONLY))}, or None")
+    if rules.only == "new" and share is not None:
+        raise ConfigError('fresh_share says nothing where only = "new": every item is a fresh one; leave one out')
+    if rules.fresh_below != NO_RULES.fresh_below and share is None and rules.only is None:
+        raise ConfigError('fresh_below says nothing without fresh_share or only = "new": give one, or leave it out')
+
+
+def _check_allow(given: Any) -> None:
+    if isinstance(given, (str, os.PathLike)):
+        if not os.path.isfile(given):
+            raise ConfigError(f"allow = {shown(given)}: there is no such file")
+    else:
+        _listed(given)
+
+
+def _check_table(rules: Rules) -> None:
+    """Of `items` and its column of ids."""
     if rules.max_per and rules.items is None:
         raise ConfigError(f"max_per needs `items`, the table of items with the columns {', '.join(rules.max_per)}")
     if not rules.max_per and rules.items is not None:
         raise ConfigError("`items` is the table of items for max_per, which is not given")
+    if rules.items is not None and not isinstance(rules.items, (str, os.PathLike)):
+        raise ConfigError(f"items = {shown(rules.items)}: must be one file, the table of items for max_per")
     if rules.items is not None and not os.path.isfile(rules.items):
         raise ConfigError(f"items = {shown(rules.items)}: there is no such file")
-    share = rules.fresh_share
-    if share is not None and not (isinstance(share, (int, float, np.number)) and 0 <= share <= 1):
-        raise ConfigError(f"fresh_share = {shown(share)}: must be a part of the places, from 0 to 1")
-    if not is_integer(rules.fresh_below) or rules.fresh_below < 1:
-        raise ConfigError(f"fresh_below = {shown(rules.fresh_below)}: must be an integer, 1 or more")
-    if rules.only is not None and rules.only not in ONLY:
-        raise ConfigError(f"only = {shown(rules.only)}: must be one of {', '.join(map(repr, ONLY))}, or None")
-    if rules.only == "new" and share is not None:
-        raise ConfigError('fresh_share says nothing where only = "new": every item is a fresh one; leave one out')
+    if rules.item_id_column is not None and not isinstance(rules.item_id_column, str):
+        raise ConfigError(f"item_id_column = {shown(rules.item_id_column)}: must be the name of a column")
+    if rules.item_id_column is not None and rules.items is None:
+        raise ConfigError("item_id_column is of `items`, the table of items for max_per, which is not given")
 
 
 def parse_max_per(texts: Sequence[str]) -> dict[str, int]:
@@ -141,17 +167,22 @@ def allowed(rules: Rules) -> tuple[Sequence[Id], Sequence[Pair]]:
       DataError: as `read_items_or_pairs`.
     """
     given: Any = rules.allow
-    if isinstance(given, (str, os.PathLike)):
-        return read_items_or_pairs(given)
-    try:
-        some = list(given)
-        num_pairs = sum(isinstance(one, (tuple, list)) and len(one) == 2 for one in some)
-    except TypeError:
-        some, num_pairs = [], 0
-    if not some or num_pairs not in (0, len(some)):
+    return read_items_or_pairs(given) if isinstance(given, (str, os.PathLike)) else _listed(given)
+
+
+def _listed(given: Any) -> tuple[Sequence[Id], Sequence[Pair]]:
+    """A list of ids of items or of pairs, as both; raises ConfigError where it is neither."""
+    rule = "must be a list of ids of items or of pairs (user id, item id), at least one, or a file"
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, Mapping, Iterator)):
+        raise ConfigError(f"allow = {shown(given)}: {rule}")
+    some = list(given)
+    if files := [place for place, one in enumerate(some) if isinstance(one, os.PathLike)]:
         raise ConfigError(
-            f"allow = {shown(given)}: must be ids of items, or pairs (user id, item id), at least one, or a file"
+            f"allow[{files[0]}] = {shown(some[files[0]])}: {rule}, which stands alone: allow={shown(some[files[0]])}"
         )
+    num_pairs = sum(isinstance(one, (tuple, list)) and len(one) == 2 for one in some)
+    if not some or num_pairs not in (0, len(some)):
+        raise ConfigError(f"allow = {shown(given)}: {rule}")
     if not num_pairs:
         return given_ids(some, "allow"), []
     users, items = (given_ids([pair[side] for pair in some], "allow") for side in (0, 1))
@@ -167,7 +198,10 @@ def find_limits(rules: Rules, item_ids: np.ndarray) -> list[Limit]:
     if not rules.max_per:
         return []
     columns = list(rules.max_per)
-    values, counts = read_item_columns([rules.items or ""], columns, item_ids.astype(np.str_), rules.item_id_column)
+    with without_options():
+        values, counts, _ = read_item_columns(
+            [rules.items or ""], columns, item_ids.astype(np.str_), rules.item_id_column
+        )
     if counts["absent"] == len(item_ids):
         raise DataError(f"{rules.items}: none of the items of the catalogue is there; check the file and its ids")
     for column in columns:

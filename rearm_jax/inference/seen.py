@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from rearm_jax.config import shown
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.data.prepare.interactions import read_interactions
-from rearm_jax.errors import ConfigError, DataError
+from rearm_jax.data.prepare.reading import without_options
+from rearm_jax.errors import ConfigError, DataError, shown
 from rearm_jax.inference.arguments import Id, plain_ids, some_ids
 
 SEEN = ("all", "train", "none")
@@ -52,10 +52,11 @@ def find_seen(
       ConfigError: see `check_seen`.
       DataError: the table cannot be read, or has no item of the catalogue.
     """
-    check_seen(seen)
-    splits = {"none": (), "train": (dataset.train,)}.get(str(seen), (dataset.train, dataset.valid, dataset.test))
+    check_seen(seen, user_column, item_column)
+    word = seen if isinstance(seen, str) else ""
+    splits = {"none": (), "train": (dataset.train,)}.get(word, (dataset.train, dataset.valid, dataset.test))
     pairs, of_strangers = list(splits), dict[Id, set[int]]()
-    if seen not in SEEN:
+    if word not in SEEN:
         since, of_strangers = _of_table(
             dataset, seen, user_column, item_column, [*dataset.labels.item_ids.tolist(), *new_item_ids]
         )
@@ -63,13 +64,23 @@ def find_seen(
     return Seen(np.concatenate([np.zeros((0, 2), np.int32), *pairs]), of_strangers)
 
 
-def check_seen(seen: str | os.PathLike) -> None:
-    """Raises ConfigError unless `seen` is one of SEEN or names a file."""
-    if not isinstance(seen, (str, os.PathLike)) or (seen not in SEEN and not os.path.isfile(seen)):
-        choices = ", ".join(f'"{name}"' for name in SEEN)
-        raise ConfigError(
-            f"seen = {shown(seen)}: must be one of {choices}, or a file of interactions; there is no such file"
-        )
+def check_seen(seen: str | os.PathLike, user_column: str | None = None, item_column: str | None = None) -> None:
+    """Raises ConfigError unless `seen` is one of SEEN, as text, or names a file, or where columns of a table are named
+    that there is none of."""
+    if isinstance(seen, str) and seen in SEEN:
+        if user_column is not None or item_column is not None:
+            name = "user_column" if item_column is None else "item_column"
+            raise ConfigError(
+                f"{name} is of the table that seen names, and seen = {shown(seen)} names none: leave it out"
+            )
+        return
+    rule = f"must be one of {', '.join(map(repr, SEEN))}, as text, or a file of interactions"
+    if not isinstance(seen, (str, os.PathLike)):
+        raise ConfigError(f"seen = {shown(seen)}: {rule}")
+    if not os.path.isfile(seen):
+        word = os.fspath(seen)
+        meant = f"; a path is always a file: did you mean seen={word!r}?" if word in SEEN else ""
+        raise ConfigError(f"seen = {shown(seen)}: {rule}; there is no such file{meant}")
 
 
 def _of_table(
@@ -80,14 +91,15 @@ def _of_table(
     item_ids: list[Id],
 ) -> tuple[np.ndarray, dict[Id, set[int]]]:
     """Rows of the known pairs, int32 (n, 2); of users who are not in the catalogue, user -> rows of items."""
-    table = read_interactions([path], user_column=user_column, item_column=item_column)
+    with without_options():
+        table = read_interactions([path], user_column=user_column, item_column=item_column)
     users = _rows(table.user_ids, dataset.labels.user_ids.tolist())
     items = _rows(table.item_ids, item_ids)
     if len(items) and (items < 0).all():
         known = some_ids(item_ids)
         raise DataError(
             f"{path}: none of its items is in the catalogue: {some_ids(table.item_ids.tolist())}. The catalogue has "
-            f"{known}; check the file and --item_column"
+            f"{known}; check the file and its column of items"
         )
     known_item = items[table.items] >= 0
     known_pair = known_item & (users[table.users] >= 0)

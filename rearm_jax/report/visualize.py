@@ -45,7 +45,7 @@ def write_report(trained: Trained, out: str | os.PathLike | None = None) -> None
     if not trained.experiment.config.evaluation.test:
         raise CheckpointError(
             f"{trained.workdir} was trained with evaluation.test = False, and the report scores test. Train with "
-            "--config.evaluation.test=True in another --workdir"
+            "config.evaluation.test=True in another run folder"
         )
     if not (len(trained.experiment.dataset.valid) and len(trained.experiment.dataset.test)):
         raise CheckpointError(

@@ -21,7 +21,7 @@ def best_params(placement: Placement, workdir: str) -> tuple[int, dict]:
                 "the run's training command again: it goes on from the last checkpoint"
             )
         if step is None:
-            raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check --workdir")
+            raise CheckpointError(f"{workdir} holds no evaluated checkpoint. Train first, or check the path")
         check_data(workdir, checkpoints.read_progress(step), placement.experiment.dataset)
         return step, checkpoints.restore_params(step, placement.like().params)
 

@@ -35,7 +35,7 @@ def say_disk(placement: Placement, workdir: str | os.PathLike, is_new: bool) -> 
     free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
     if is_new and most > free:
         logging.warning(
-            "%s, but only %s are free there. --config.checkpoints.keep=params takes less; another --workdir may have "
+            "%s, but only %s are free there. config.checkpoints.keep=params takes less; another run folder may have "
             "more room",
             text,
             _size(free),

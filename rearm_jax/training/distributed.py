@@ -155,7 +155,7 @@ def check_shared(path: epath.Path) -> None:
         if time.monotonic() > deadline:
             raise CheckpointError(
                 f"process {jax.process_index()} on {socket.gethostname()} does not see {path.resolve()}, which process "
-                "0 has written. Put --workdir where all processes read and write: gs://, NFS, or one machine"
+                "0 has written. Put the run folder where all processes read and write: gs://, NFS, or one machine"
             )
         time.sleep(1)
 

@@ -145,7 +145,7 @@ def saved_fit(workdir: str | os.PathLike, dataset: Dataset) -> tuple[dict[str, n
     CheckpointError as it does."""
     with open_fits(workdir, dataset) as checkpoints:
         if len(dataset.valid) and checkpoints.best_step() is None:
-            raise CheckpointError(f"{workdir} holds no evaluated fit. Train first, or check --workdir")
+            raise CheckpointError(f"{workdir} holds no evaluated fit. Train first, or check the path")
         return read_fit(checkpoints, dataset)
 
 

@@ -35,7 +35,7 @@ JOB = "REARM_JOB"
 BEAT_SECONDS = 15
 STALE_SECONDS = 60
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-_REMEDY = "Let it end or stop it, or name another --workdir"
+_REMEDY = "Let it end or stop it, or name another run folder"
 
 
 class RunHeld(CheckpointError):

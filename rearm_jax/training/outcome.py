@@ -63,7 +63,7 @@ def weaknesses(result: Mapping, metric: str) -> list[str]:
     elif model <= popular and result["epochs"]:
         found.append(
             f"This run does not beat recommending the most popular items to everyone: {key} is {model:.4f}, theirs "
-            f"{popular:.4f}. Try {_longer(result)}a learning rate such as --config.learning_rate=1e-3 (the default is "
+            f"{popular:.4f}. Try {_longer(result)}a learning rate such as config.learning_rate=1e-3 (the default is "
             "for the paper's large data) or a tenth of yours. See that row i of each NAME_feat.npy belongs to item i. "
             f"Try {_other_model(result)}, too: where both fail, the interactions tell little."
         )
@@ -127,20 +127,20 @@ def _last_split(result: Mapping) -> str:
 def _longer(result: Mapping) -> str:
     if result["best_epoch"] < result["epochs"]:
         return ""
-    return "more epochs, as the best was the last (--config.num_epochs; the same command goes on), or "
+    return "more epochs, as the best was the last (config.num_epochs; the same run goes on), or "
 
 
 def _other_model(result: Mapping) -> str:
-    return f"--config.model.name={'rearm' if result['model'] == 'lightgcn' else 'lightgcn'} in another --workdir"
+    return f"config.model.name={'rearm' if result['model'] == 'lightgcn' else 'lightgcn'} in another run folder"
 
 
 def _for_rare_items(result: Mapping) -> str:
-    rearm = "REARM, which knows rare items by their features, too (--config.model.name=rearm)"
+    rearm = "REARM, which knows rare items by their features, too (config.model.name=rearm)"
     if not result["epochs"]:
         return rearm
     if result["model"] == "lightgcn":
-        return f"a larger --config.loss.l2_weight, and {rearm}"
+        return f"a larger config.loss.l2_weight, and {rearm}"
     return (
-        "a larger --config.loss.l2_weight, and a smaller --config.graph.item_cooccurrence_weight, which leaves rare "
+        "a larger config.loss.l2_weight, and a smaller config.graph.item_cooccurrence_weight, which leaves rare "
         "items to their features (the nearest neighbours in the report show whether these tell items apart)"
     )

@@ -114,8 +114,8 @@ class Records:
         if self.found or self.damaged:
             listed = "; ".join(f"step {step}, {reason}" for step, reason in wrong)
             raise CheckpointError(
-                f"{self.directory} holds no sound checkpoint: {listed}. Bring a step back from a copy, or give "
-                "--overwrite to train anew"
+                f"{self.directory} holds no sound checkpoint: {listed}. Bring a step back from a copy, or remove "
+                "the folder (--overwrite does) to train anew"
             )
         return None, wrong
 

@@ -69,7 +69,7 @@ def refit(
             changed = ", ".join(name for name in origin if found.get(name) != origin[name])
             raise CheckpointError(
                 f"{out} is a refit of another run, or of {workdir} as it was before ({changed} differ). Name another "
-                "folder, or give --overwrite to delete that refit and start anew"
+                "folder, or remove that refit (--overwrite does) to start anew"
             )
         if config.data.source == "run":
             keep_dataset(refitted, dataset, out)

@@ -7,12 +7,12 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from rearm_jax.config import check_against_data, resolve, shown
+from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, folder_arrays, load_dataset, summary
 from rearm_jax.data.folder import write_folder
 from rearm_jax.data.labels import LABEL_FILES
 from rearm_jax.default import SETTINGS
-from rearm_jax.errors import CheckpointError, ConfigError, DataError
+from rearm_jax.errors import CheckpointError, ConfigError, DataError, shown
 from rearm_jax.experiment import Experiment, as_trained_on, load_data, make_experiment
 from rearm_jax.training.checkpoint import checkpoint_directory
 from rearm_jax.training.records import Records
@@ -120,8 +120,8 @@ def check_data(folder: str | os.PathLike, progress: Mapping, dataset: Dataset) -
         lines.append(f"  so it is the values that differ: sha256 {then[:12]} then, {now[:12]} now")
     raise CheckpointError(
         f"{folder} was trained on other data than those that are here now:\n" + "\n".join(lines) + "\n"
-        "Bring the old data back, or name their folder (--config FILE --config.data.root=FOLDER). To train on those "
-        "that are here, name another --workdir, or train with --overwrite, which deletes that run"
+        "Bring the old data back, or name their folder: config.data.root (in commands after training with --config "
+        "FILE, too). To train on those that are here, name another run folder, or remove that run (--overwrite does)"
     )
 
 

@@ -30,7 +30,7 @@ def saved_config(workdir: str | os.PathLike) -> ConfigDict:
     with reached(run_path(workdir)):
         if not path.exists():
             raise CheckpointError(
-                f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check --workdir"
+                f"{workdir} is not a run folder: it has no {CONFIG_FILE}. Train first, or check the path"
             )
         content = path.read_bytes()
     try:
@@ -53,7 +53,7 @@ def check_run_folder(workdir: str | os.PathLike, config: ConfigDict) -> None:
         lines = [f"  {name}: {_field(saved, name)!r} there, {_field(config, name)!r} here" for name in fields]
         raise CheckpointError(
             f"{workdir} holds a run with other settings:\n" + "\n".join(lines) + "\n"
-            "Name another --workdir, or give --overwrite to delete that run and start anew"
+            "Name another run folder, or remove that run (--overwrite does) to start anew"
         )
 
 

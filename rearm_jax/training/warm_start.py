@@ -107,7 +107,7 @@ def _refuse_answers(workdir: str, other: Dataset, dataset: Dataset, matches: Mat
         raise DataError(
             f"init_from = {workdir!r} was trained on {seen.sum():,} of the {len(seen):,} interactions that are "
             f"validation or test here, such as user {user!r}, item {item!r}: it knows the answers. Prepare the data "
-            "with --split global-time, whose held-out interactions are the newest, and start from a run, no refit"
+            "with split=global-time, whose held-out interactions are the newest, and start from a run, no refit"
         )
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from rearm_jax.config import shown
-from rearm_jax.errors import ConfigError
+from rearm_jax.errors import ConfigError, shown
 from rearm_jax.training.interrupt import StopRequest
 
 OnEvaluation = Callable[[dict[str, Any]], str | None]

@@ -241,7 +241,7 @@ def _keep(cache: Path, keys: np.ndarray, vectors: np.ndarray, cut: np.ndarray) -
         with whole_file(path) as temporary, temporary.open("xb") as file:
             np.savez(file, keys=keys, vectors=vectors, cut=cut)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}; make room, or choose another --cache") from error
+        raise DataError(f"{path} cannot be written: {error.strerror}; make room, or choose another cache") from error
 
 
 def _download(name: str) -> Path:

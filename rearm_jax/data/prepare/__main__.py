@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from rearm_jax.data.options import prepare_parser
+from rearm_jax.data.prepare.kinds import CATALOGUES
 from rearm_jax.data.prepare.pipeline import prepare
 from rearm_jax.data.prepare.reading import BAD_ROWS
-from rearm_jax.data.prepare.settings import CATALOGUES, Settings
+from rearm_jax.data.prepare.settings import Settings
 from rearm_jax.data.prepare.splitting import METHODS
 from rearm_jax.program import DONE, run_program, underscored
 

@@ -47,7 +47,7 @@ def one_hot(values: Mapping[str, Sequence[Sequence[str]]], separator: str | None
         raise DataError(
             f"category {listed}: {len(names):,} different values, such as {names[0][1]!r} and {names[1][1]!r}; at most "
             f"{MOST_CATEGORIES:,} can be told apart. Is it a category? Several values in one text need "
-            "--category_separator"
+            "category_separator"
         )
     place_of = {name: place for place, name in enumerate(names)}
     features = np.zeros((len(items), len(names)), np.float32)

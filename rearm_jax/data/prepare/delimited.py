@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from rearm_jax.data.prepare.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
-from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading
+from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, TextError
 from rearm_jax.data.prepare.records import Layout, whole_records
 from rearm_jax.data.prepare.survey import Survey, survey
 from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, not_utf8
@@ -120,7 +120,7 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
         fits = [one for one in fits if one.layout.dialect != "none"]
         surveys, best = by_quotes, _best(fits)
     if not fits:
-        raise DataError(_unreadable(text, reading, surveys))
+        raise TextError(_unreadable(text, reading, surveys))
 
     chosen = best[-1] if best else None
     backslash = None
@@ -128,22 +128,22 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
         # Without quotes the values are the same where backslashes stand before quotes alone.
         backslash = re.search(rb'\\"' if best[-2].layout.dialect == "double" else rb'\\[^"]', text.data)
     if backslash is not None:
-        line, ways = text.line_number(backslash.start()), [f"--quote {one.layout.dialect}" for one in best]
+        line, ways = text.line_number(backslash.start()), [f"quote={one.layout.dialect}" for one in best]
         found = f"what backslashes mean is not clear, and changes the values: {' or '.join(ways)}"
     elif chosen is None:
         one, other = next(
             (one, other) for one in fits for other in fits if one is not other and not one.reads_all_of(other)
         )
         line = one.first_difference(other)
-        ways = [f"--quote {each.layout.dialect} reads {each.records:,} records" for each in (one, other)]
+        ways = [f"quote={each.layout.dialect} reads {each.records:,} records" for each in (one, other)]
         found = f"what quotes mean is not clear, and changes the rows: {', '.join(ways)}"
     elif chosen.swallowed is not None and reading.quote_of(text.path) is None:
         line = chosen.swallowed
-        found = f"many lines that look like records are between quotes: is --quote {chosen.layout.dialect} meant?"
+        found = f"many lines that look like records are between quotes: is quote={chosen.layout.dialect} meant?"
     else:
         return chosen
-    raise DataError(
-        f"{text.path}, line {line}: {found}. Choose with --quote; the line is {text.shown(text.line_at(line))}"
+    raise TextError(
+        f"{text.path}, line {line}: {found}. Choose with quote; the line is {text.shown(text.line_at(line))}"
     )
 
 
@@ -167,12 +167,12 @@ def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
     if len(set(map(str, first))) == 1:
         message = f"{text.path}, {first[0]}"
     else:
-        ways = [f"with --quote {one.layout.dialect}, {one.refused[0]}" for one in surveys]
+        ways = [f"with quote={one.layout.dialect}, {one.refused[0]}" for one in surveys]
         message = f"{text.path} cannot be read, whatever its quotes mean: {'; '.join(ways)}"
     if reading.bad_rows == "skip":
         return f"{message}. {reading.over_limit()}"
     if reading.quote_of(text.path) is None and all(one.layout.dialect != "none" for one in surveys):
-        message += " (--quote none would take the quotes for parts of the values)"
+        message += " (quote=none would take the quotes for parts of the values)"
     return f"{message}. {MEND}"
 
 

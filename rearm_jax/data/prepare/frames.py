@@ -103,26 +103,38 @@ def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | 
             f"{name}: nothing says which item a row belongs to. Give a pair (ids, array), or a table with ids; or give "
             "items, whose rows those of the array then are"
         )
-    array = given.toarray() if scipy.sparse.issparse(given) else np.asarray(given)
+    try:
+        num_rows, array = len(rows), given.toarray() if scipy.sparse.issparse(given) else np.asarray(given)
+    except (TypeError, ValueError) as error:  # no list of ids, or rows of several lengths
+        raise DataError(f"{name}: a pair must be n ids and an array (n, d) of numbers: {error}") from error
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise DataError(f"{name}: {array.dtype} of shape {array.shape}; features are numbers (items, features)")
-    if len(rows) != len(array):
-        raise DataError(f"{name} has {len(array)} rows, for {len(rows)} items")
+    if num_rows != len(array):
+        raise DataError(f"{name} has {len(array)} rows, for {num_rows} items")
     return Frame(name, _columns({id_column: rows, "features": array}, name))
 
 
 def _columns(columns: Mapping[str, Any], name: str) -> pl.LazyFrame:
+    series = [_series(column, values, name) for column, values in columns.items()]
     try:
-        return pl.DataFrame([_series(column, values) for column, values in columns.items()]).lazy()
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{name} cannot be read as columns of numbers, text or dates: {reason}") from error
+        return pl.DataFrame(series).lazy()
+    except pl.exceptions.PolarsError as error:  # they are not as long
+        raise DataError(f"{name} cannot be read as columns: {_first_line(error)}") from error
 
 
-def _series(name: str, values: Any) -> pl.Series:
+def _series(column: str, values: Any, name: str) -> pl.Series:
     if isinstance(values, np.ndarray) and values.dtype.kind in "OU":  # polars would keep Python's objects as they are
         values = values.tolist()
-    return pl.Series(name, values)
+    try:
+        return pl.Series(column, values)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"{name}, column {column!r}: cannot be read as numbers, text or dates: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def _is_pandas(given: Any) -> bool:

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 
-from rearm_jax.data.prepare.reading import NUMBER, Reading
+from rearm_jax.data.prepare.reading import NUMBER, Reading, TextError
 from rearm_jax.data.prepare.records import Layout, record_end
 from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, encoding_error
 from rearm_jax.errors import DataError
@@ -105,7 +105,7 @@ def _checked(fields: list[str], where: str, reading: Reading) -> list[str]:
     numbers = [field for field in fields if NUMBER.fullmatch(field)]
     counts_up = 1 < len(numbers) < len(fields) and numbers[0].isdecimal()
     if numbers and not (counts_up and numbers == [str(int(numbers[0]) + i) for i in range(len(numbers))]):
-        raise DataError(
+        raise TextError(
             f"{where}: holds the numbers {', '.join(numbers[:3])}, and must name the columns. {_headless(reading)}"
         )
     return fields
@@ -126,15 +126,15 @@ def _refuse_repeated(
         if len(values) == len(names) and line.strip(BLANKS) != header.strip(BLANKS):
             repeated |= {i for i, (name, value) in enumerate(zip(names, values, strict=True)) if name == value.strip()}
     if len(repeated) == len(names):
-        raise DataError(
+        raise TextError(
             f"{where}: must name the columns, but {', '.join(names[:3])} are values of those columns further down. "
             f"{_headless(reading)}"
         )
 
 
 def _headless(reading: Reading) -> str:
-    example = "user_id,item_id,rating,timestamp" if "interactions" in reading.names_flag else "item_id,title"
+    example = "user_id,item_id,rating,timestamp" if "interactions" in reading.names_option else "item_id,title"
     return (
-        f"If it is a row, name the columns in their order with {reading.names_flag} (such as {example}), and it counts "
-        "as one; if it does name them, repeat the names there"
+        f"If it is a row, name the columns in their order with {reading.names_option} (such as {example}), and it "
+        "counts as one; if it does name them, repeat the names there"
     )

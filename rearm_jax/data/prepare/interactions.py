@@ -82,17 +82,19 @@ def read_interactions(
     for path in paths:
         table = scan_table(path, reading, wanted)
         names = column_names(table, path)
-        user = pick_column(names, user_column, USER_COLUMNS, path, "users", "--user_column")
-        item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "--item_column")
+        user = pick_column(names, user_column, USER_COLUMNS, path, "users", "user_column")
+        item = pick_column(names, item_column, ITEM_COLUMNS, path, "items", "item_column")
+        if user == item:
+            raise DataError(f"{path}: the column {user!r} is taken for users and for items; name another one")
         raw = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
         columns = {side: cut_blanks(text) for side, text in raw.items()}
         sources = {"user": user, "item": item}
         if min_rating is not None:
-            rating = pick_column(names, rating_column, RATING_COLUMNS, path, "ratings", "--rating_column")
+            rating = pick_column(names, rating_column, RATING_COLUMNS, path, "ratings", "rating_column")
             columns["low"] = as_number(rating) < min_rating
             sources["low"] = rating
         if with_times:
-            time = pick_column(names, time_column, TIME_COLUMNS, path, "times", "--time_column")
+            time = pick_column(names, time_column, TIME_COLUMNS, path, "times", "time_column")
             columns["time"] = as_times(table, time, path, reading)
             sources["time"] = time
         typed = {**columns, "user": columns["user"].cast(user_type), "item": columns["item"].cast(item_type)}

@@ -28,7 +28,7 @@ def read_item_columns(
     id_column: str | None = None,
     reading: Reading | None = None,
     as_parts: bool = False,
-) -> tuple[dict[str, list], dict[str, int]]:
+) -> tuple[dict[str, list], dict[str, int], np.ndarray]:
     """Texts of the items. Lists (Parquet, JSON) become their parts with spaces between; where several rows have the
     same item the first counts, in the order of the files.
 
@@ -43,7 +43,8 @@ def read_item_columns(
     Returns:
         column -> num_items texts, "" where there is none (or lists of texts); counts: "absent", of `item_ids` without a
         row; "others", in the tables, but not in `item_ids`; "again", rows left out because their item had one already;
-        "blank", rows with nothing in the id and the columns; "cut", ids that had blanks around them.
+        "blank", rows with nothing in the id and the columns; "cut", ids that had blanks around them. And which items
+        have a row, bool (num_items,).
 
     Raises:
         DataError: a file cannot be read, a column is not there, an id is empty or has two spellings.
@@ -58,7 +59,7 @@ def read_item_columns(
     for path in paths:
         table = scan_table(path, reading, wanted_columns)
         names = column_names(table, path)
-        item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
+        item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "item_id_column")
         raw = as_id(table, item, path)
         chosen = {
             f"column {column}": _as_text(table, pick_column(names, column, (), path, "", "")) for column in columns
@@ -95,7 +96,7 @@ def read_item_columns(
         counts["cut"] += int(rows["is_cut"].sum())
     counts["absent"] = len(item_ids) - int(has_row.sum())
     counts["others"] = pl.concat(others).n_unique()
-    return texts, counts
+    return texts, counts, has_row
 
 
 def join_texts(columns: Sequence[Sequence[str]]) -> list[str]:

@@ -85,7 +85,7 @@ def _read_parquet_features(path: str | os.PathLike, id_column: str | None) -> tu
     """Ids as they are written, and features (n, d)."""
     table = path.table if isinstance(path, Frame) else pl.scan_parquet(os.fspath(path), glob=False)
     names = column_names(table, path)
-    item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
+    item = pick_column(names, id_column, ITEM_COLUMNS, path, "items", "item_id_column")
     schema = table.collect_schema()
     others = [name for name in names if name != item]
     index = _pandas_index(path) if any(_is_numeric(schema[name]) for name in others) else set()
@@ -95,7 +95,7 @@ def _read_parquet_features(path: str | os.PathLike, id_column: str | None) -> tu
         raise DataError(
             f"{path}: {len(lists)} columns of lists of numbers and {len(numeric) - len(lists)} of numbers beside the "
             "ids; features are Parquet with one column of lists, or with columns of numbers (or .npy, with "
-            "--feature_ids)"
+            "feature_ids)"
         )
     if unread := [name for name in others if name not in (lists or numeric)]:
         listed = ", ".join(f"{name!r}{' (the index of pandas)' * (name in index)}" for name in unread)

@@ -31,7 +31,7 @@ def find_new_items(
     found = []
     for path in paths:
         table = scan_table(path, reading, [ITEM_COLUMNS if id_column is None else (id_column,)])
-        item = pick_column(column_names(table, path), id_column, ITEM_COLUMNS, path, "items", "--item_id_column")
+        item = pick_column(column_names(table, path), id_column, ITEM_COLUMNS, path, "items", "item_id_column")
         ids = table.select(id=cut_blanks(as_id(table, item, path))).drop_nulls().unique()
         with readable(path, reading):
             found.append(ids.collect(engine="streaming")["id"])

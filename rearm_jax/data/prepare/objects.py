@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, Refused
+from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, Refused, TextError
 from rearm_jax.data.prepare.text import BLANKS, Text
-from rearm_jax.errors import DataError
 
 _BLOCK = 1 << 22
 _SNIFFED = 1000  # objects whose names are the columns; names beyond them are looked for where they are wanted
@@ -63,7 +62,7 @@ def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] =
         if text.start or refused or (may_have_halves and _HALF_PAIR.search(text.data) is not None):
             mended, halves = _without(text, {record.line for record in refused})
     if len(refused) > reading.bad_rows_limit * (lines - blank):
-        raise DataError(f"{text.path}, {refused[0]}. {reading.over_limit()}")
+        raise TextError(f"{text.path}, {refused[0]}. {reading.over_limit()}")
 
     records = lines - blank - len(refused)
     account = Account(text.path, lines, 0, blank, records, records, refused, num_replaced=halves)
@@ -116,7 +115,7 @@ def _names(text: Text, wanted: Sequence[Sequence[str]], skip: bool) -> list[str]
             names.update(dict.fromkeys(_load_json(_without_halves(line)[0])))
         except _ERRORS:
             if not skip:
-                raise DataError(f"{text.path}, {_refused(text, number, line, _load_json)}. {MEND}") from None
+                raise TextError(f"{text.path}, {_refused(text, number, line, _load_json)}. {MEND}") from None
     for group in wanted:
         if not names.keys() & set(group):
             names.update(dict.fromkeys(name for name in group if _has_name(text, name)))
@@ -156,7 +155,7 @@ def _without(text: Text, refused: set[int]) -> tuple[Text, int]:
 def _explain(text: Text) -> None:
     """Raises DataError for the first line that polars cannot read."""
     for refused in _bad_lines(text):
-        raise DataError(f"{text.path}, {refused}. {MEND}")
+        raise TextError(f"{text.path}, {refused}. {MEND}")
 
 
 def _bad_lines(text: Text) -> Iterator[Refused]:
@@ -209,7 +208,7 @@ def _as_json_lines(text: Text, skip: bool) -> tuple[Text, list[str], list[Refuse
             except _ERRORS:
                 refused.append(_refused(text, number, line, _load_python))
                 if not skip:
-                    raise DataError(f"{text.path}, {refused[0]}. {MEND}") from None
+                    raise TextError(f"{text.path}, {refused[0]}. {MEND}") from None
                 continue
             names.update(dict.fromkeys(name for name in row if name is not None))
             yield json.dumps(row).encode() + b"\n"

@@ -1,6 +1,6 @@
 """The steps from raw files to a data folder.
 
-In this order: rows under --min_rating are dropped, pairs that repeat are kept once, the k-core is taken, and what is
+In this order: rows under min_rating are dropped, pairs that repeat are kept once, the k-core is taken, and what is
 left is split (splitting.py tells how).
 """
 
@@ -55,7 +55,12 @@ def prepare(settings: Settings) -> dict:
         logging.info("%s", account)
     log_counts(counts)
     flag = "".join(f'"{name}",' for name in modalities)
-    logging.info("%s: made in %.1f s; --config.data.modalities='(%s)'", settings.out, report["seconds"], flag)
+    logging.info(
+        "%s: made in %.1f s; for python -m rearm_jax.main --config.data.modalities='(%s)'",
+        settings.out,
+        report["seconds"],
+        flag,
+    )
     return report
 
 
@@ -109,10 +114,13 @@ def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, 
         raise DataError(f"user {user!r} has item {item!r} more than once ({len(repeated)} repeated rows in all)")
     counts["dropped: the same user and item again"] = len(users) - len(keep)
     core = keep[k_core(users[keep], items[keep], settings.k_core)]
+    if not counts["rows read"]:
+        raise DataError(f"{', '.join(map(str, settings.interactions))}: there is no interaction in")
     if not len(core):
+        low = "" if settings.min_rating is None else f"{read.num_low} have a rating below {settings.min_rating}, and "
         raise DataError(
-            f"no interaction is left: of {counts['rows read']} rows, {read.num_low} have a rating below --min_rating "
-            f"{settings.min_rating} and the {settings.k_core}-core of the other {len(keep)} is empty; lower --k_core"
+            f"no interaction is left: of {counts['rows read']} rows, {low}the {settings.k_core}-core of {len(keep)} "
+            "interactions is empty; lower k_core"
         )
     counts[f"dropped: outside the {settings.k_core}-core"] = len(keep) - len(core)
     counts["dropped: users with no row left"] = len(read.user_ids) - len(np.unique(users[core]))
@@ -143,15 +151,15 @@ def _arrays_of_all(
     counts: dict[str, int],
     columns: dict[str, list[str]],
 ) -> dict[str, np.ndarray]:
-    """`item_arrays`, and with --catalogue all those of items without interactions, in a folder of their own."""
+    """`item_arrays`, and with catalogue="all" those of items without interactions, in a folder of their own."""
     if settings.catalogue != "all":
         return item_arrays(settings, item_ids, len(item_ids), reading, counts, columns)
     others = find_new_items(settings.items, item_ids, settings.item_id_column, reading)
     everything = np.concatenate([item_ids, others])
     arrays = item_arrays(settings, everything, len(item_ids), reading, counts, columns)
     kept, new, num_bare = split_new_items({**arrays, "item_ids": everything}, len(item_ids), modalities)
-    counts["new items: of --items, without interactions that were kept"] = len(others) - num_bare
-    counts["dropped: items of --items without interactions and features"] = num_bare
+    counts["new items: of the tables of items, without interactions that were kept"] = len(others) - num_bare
+    counts["dropped: listed items without interactions and features"] = num_bare
     return kept | {f"{NEW_ITEMS}/{stem}": array for stem, array in new.items()}
 
 
@@ -180,16 +188,16 @@ def item_arrays(
     wanted = [*(column for _, named in (*settings.text, *settings.number) for column in named), *settings.name_column]
     texts: dict[str, list[str]] = {}
     if settings.items:
-        texts, seen = read_item_columns(
+        texts, seen, has_row = read_item_columns(
             settings.items, list(dict.fromkeys(wanted)), item_ids, settings.item_id_column, reading
         )
-        counts["items without a row in --items"] = seen["absent"]
+        counts["items without a row in the tables of items"] = seen["absent"]
         if settings.catalogue != "all":
-            counts["items of --items without interactions that were kept"] = seen["others"]
-        counts["ids of --items with blanks around them (cut)"] = seen["cut"]
-        counts["dropped: blank rows of --items"] = seen["blank"]
-        counts["dropped: rows of --items whose item had one"] = seen["again"]
-        if seen["absent"] == num_kept:
+            counts["listed items without interactions that were kept"] = seen["others"]
+        counts["ids of listed items with blanks around them (cut)"] = seen["cut"]
+        counts["dropped: blank rows of the tables of items"] = seen["blank"]
+        counts["dropped: rows of the tables of items whose item had one"] = seen["again"]
+        if not has_row[:num_kept].any():
             raise DataError(
                 f"{', '.join(map(str, settings.items))}: none of the interactions' items is there; check the id columns"
             )
@@ -224,10 +232,10 @@ def _coded(
 ) -> Iterator[tuple[str, Coded]]:
     """The modalities from categories and numbers."""
     listed = list(dict.fromkeys(column for _, named in settings.category for column in named))
-    parts, _ = (
+    parts, *_ = (
         read_item_columns(settings.items, listed, item_ids, settings.item_id_column, reading, as_parts=True)
         if listed
-        else ({}, {})
+        else ({},)
     )
     for name, named in settings.category:
         yield name, one_hot({column: parts[column] for column in named}, settings.category_separator)

@@ -1,16 +1,35 @@
 """How tables are read (the options), and what became of the lines of each (the account)."""
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+from rearm_jax.errors import DataError
 
 QUOTES = ("none", "double", "backslash")
 BAD_ROWS = ("refuse", "skip")
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
-MEND = "Mend the line, or leave such lines out and have them counted with --bad_rows skip"
+MEND = "Mend the line, or leave such lines out and have them counted with bad_rows=skip"
 _EXAMPLES = 3  # refused records shown of each reason
+
+
+class TextError(DataError):
+    """A text table cannot be read as it stands; the message names the options of `prepare` that say how else."""
+
+
+@contextlib.contextmanager
+def without_options() -> Iterator[None]:
+    """For tables that are read where there are no such options: a TextError says so."""
+    try:
+        yield
+    except TextError as error:
+        raise DataError(
+            f"{error}. (These are options of rearm_jax.data.prepare, and there are none here: write the table as "
+            "Parquet, or as CSV in UTF-8 with a line of names)"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +119,7 @@ class Reading:
 
     Attributes:
         names: of the columns, where the first line holds none.
-        names_flag: the option that gives them, for messages.
+        names_option: what gives them, for messages.
         quotes: (file, one of QUOTES); the file "" stands for all others. What is not given, the file must show.
         encoding: of files that are not UTF-8.
         bad_rows: what happens to records that cannot be read, one of BAD_ROWS.
@@ -109,7 +128,7 @@ class Reading:
     """
 
     names: Sequence[str] | None = None
-    names_flag: str = "--interactions_header"
+    names_option: str = "interactions_header"
     quotes: Sequence[tuple[str, str]] = ()
     encoding: str | None = None
     bad_rows: str = "refuse"
@@ -121,7 +140,7 @@ class Reading:
         return given.get(path, given.get(""))
 
     def over_limit(self) -> str:
-        return f"More than {self.bad_rows_limit:.2%} of the records are so (--bad_rows_limit)"
+        return f"More than {self.bad_rows_limit:.2%} of the records are so (bad_rows_limit)"
 
     def where(self, path: str | os.PathLike, row: int) -> str:
         """The place of a row, counted from 1, in words: its line if the file is text."""

@@ -1,19 +1,17 @@
 """What is to be prepared, and which of these settings go together."""
 
 import dataclasses
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rearm_jax.data.dataset import check_modalities
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL, check_encoder_installed
 from rearm_jax.data.folder import check_out
 from rearm_jax.data.prepare.frames import Frame
-from rearm_jax.data.prepare.reading import BAD_ROWS, QUOTES, Reading
-from rearm_jax.data.prepare.splitting import METHODS
-from rearm_jax.errors import ConfigError, DataError
-
-CATALOGUES = ("interactions", "all")
+from rearm_jax.data.prepare.kinds import check_kinds
+from rearm_jax.data.prepare.reading import QUOTES, Reading
+from rearm_jax.data.prepare.tables import is_parquet
+from rearm_jax.errors import ConfigError, DataError, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,101 +56,143 @@ class Settings:
     bad_rows_limit: float = 0.01
 
     def reading_interactions(self) -> Reading:
-        """How the tables of --interactions are read."""
-        return self._reading(self.interactions_header, "--interactions_header")
+        """How the tables of `interactions` are read."""
+        return self._reading(self.interactions_header, "interactions_header")
 
     def reading_items(self) -> Reading:
-        """How those of --items are."""
-        return self._reading(self.items_header, "--items_header")
+        """How those of `items` are."""
+        return self._reading(self.items_header, "items_header")
 
-    def _reading(self, names: Sequence[str] | None, flag: str) -> Reading:
-        return Reading(names, flag, self.quote, self.encoding, self.bad_rows, self.bad_rows_limit)
+    def _reading(self, names: Sequence[str] | None, option: str) -> Reading:
+        return Reading(names, option, self.quote, self.encoding, self.bad_rows, self.bad_rows_limit)
 
 
 def check(settings: Settings) -> tuple[str, ...]:
     """Refuses settings that cannot be, before anything is read; returns the names of the modalities.
 
     Raises:
-        ConfigError: settings do not go together, a package is missing, or `out` is there.
+        ConfigError: a setting is impossible or without effect, settings do not go together, a package is missing, or
+            `out` is there.
         DataError: an input is not there.
     """
-    if not settings.interactions:
-        raise ConfigError("--interactions names no file")
     modalities = check_choices(settings)
+    if not settings.interactions:
+        raise ConfigError("interactions names no file")
     check_out(settings.out, settings.overwrite)
     return modalities
 
 
 def check_choices(settings: Settings) -> tuple[str, ...]:
-    """`check`, but for where the folder goes."""
-    if settings.k_core < 1:
-        raise ConfigError(f"--k_core is {settings.k_core}, and must be at least 1 (which keeps everything)")
-    if settings.min_rating is not None and not math.isfinite(settings.min_rating):
-        raise ConfigError(f"--min_rating is {settings.min_rating}, and must be a finite number")
-    if settings.seed < 0 or settings.batch_size < 1:
-        raise ConfigError(f"--seed is {settings.seed}, --batch_size {settings.batch_size}: from 0 and from 1 on")
-    if settings.split not in METHODS or settings.duplicates not in ("first", "last", "refuse"):
-        raise ConfigError(f"--split is {settings.split!r}, --duplicates {settings.duplicates!r}: see --help")
-    if settings.ratios is not None and settings.split == "leave-one-out":
-        raise ConfigError("--ratios says nothing about --split leave-one-out: leave it out")
-    ratios = (8, 1, 1) if settings.ratios is None else settings.ratios
-    if len(ratios) != 3 or not all(0 <= r <= 1000 for r in ratios) or not ratios[0]:
-        raise ConfigError(f"--ratios is {ratios}: three whole numbers up to 1000, such as 8:1:1, the first not 0")
+    """`check`, but for the interactions and where the folder goes."""
+    check_kinds(vars(settings))
     of_columns = (*settings.text, *settings.category, *settings.number)
     if (of_columns or settings.name_column) and not settings.items:
-        raise ConfigError(
-            "--text, --category, --number and --name_column name columns of a table of items: give it with --items"
-        )
-    if settings.catalogue not in CATALOGUES or (settings.catalogue == "all" and not settings.items):
-        raise ConfigError(
-            f"--catalogue is {settings.catalogue!r}: one of {', '.join(CATALOGUES)}; all keeps what --items lists"
-        )
+        raise ConfigError("text, category, number and name_column name columns of a table of items: give it with items")
     modalities = [name for name, _ in (*of_columns, *settings.features)] + ["image"] * (settings.images is not None)
     if not modalities:
         raise ConfigError(
-            "no features: give --text, --category, --number, --images or --features; the model needs one modality at "
-            "least"
+            "no features: give text, category, number, images or features; the model needs one modality at least"
         )
     check_modalities(modalities)
-    if settings.category_separator == "" or settings.quantiles < 0 or settings.quantiles == 1:
-        raise ConfigError(
-            f"--category_separator is {settings.category_separator!r}, --quantiles {settings.quantiles}: some "
-            "text, and at least 2 (or 0 for none)"
-        )
-    if len(dict(settings.feature_ids)) < len(settings.feature_ids):
-        raise ConfigError("--feature_ids: every modality may be named once only")
-    if unknown := {name for name, _ in settings.feature_ids} - {name for name, _ in settings.features}:
-        raise ConfigError(f"--feature_ids {', '.join(sorted(unknown))}: there is no --features of that modality")
-    for name, path in settings.features:
-        if str(path).endswith(".npy") != (name in dict(settings.feature_ids)):
-            raise ConfigError(
-                f"--features {name}={path}: .npy goes with --feature_ids {name}=FILE.npy, Parquet without"
-            )
-    features, feature_ids = dict(settings.features), dict(settings.feature_ids)
+    features, feature_ids = _checked_features(settings)
     for path in (*settings.interactions, *settings.items, *features.values(), *feature_ids.values()):
         if not isinstance(path, Frame) and not os.path.isfile(path):
             raise DataError(f"{path}: there is no such file")
     if settings.images is not None and not os.path.isdir(settings.images):
         raise DataError(f"{settings.images}: cannot be read as a folder of pictures (there is no such folder)")
     _check_reading(settings)
+    _refuse_idle(settings)
     if settings.text or settings.images is not None:
         check_encoder_installed(pictures=settings.images is not None)
     return tuple(modalities)
 
 
+def _checked_features(settings: Settings) -> tuple[dict[str, str | Frame], dict[str, str]]:
+    """`features` and `feature_ids`, by modality."""
+    features, feature_ids = dict(settings.features), dict(settings.feature_ids)
+    if len(feature_ids) < len(settings.feature_ids):
+        raise ConfigError("feature_ids: every modality may be named once only")
+    if unknown := feature_ids.keys() - features.keys():
+        raise ConfigError(f"feature_ids {', '.join(sorted(unknown))}: there are no features of that modality")
+    for name, path in features.items():
+        if str(path).endswith(".npy") != (name in feature_ids):
+            raise ConfigError(f"features {name}={path}: .npy goes with feature_ids {name}=FILE.npy, Parquet without")
+    return features, feature_ids
+
+
 def _check_reading(settings: Settings) -> None:
+    files = {os.fspath(path): path for path in (*settings.interactions, *settings.items)}
     for file, mode in settings.quote:
         if mode not in QUOTES:
-            raise ConfigError(f"--quote is {mode!r}: one of {', '.join(QUOTES)}, or FILE=one of them")
-        if file and file not in (*settings.interactions, *settings.items):
-            raise ConfigError(f"--quote {file}={mode}: neither --interactions nor --items names that file")
+            raise ConfigError(f"quote is {mode!r}: one of {', '.join(QUOTES)}, or FILE=one of them")
+        if file and file not in files:
+            raise ConfigError(f"quote {file}={mode}: neither interactions nor items name that file")
+        if file and not _is_text(files[file]):
+            raise ConfigError(f"quote {file}={mode}: says nothing about Parquet; leave it out")
     if settings.encoding is not None:
         try:
             "".encode(settings.encoding)  # codecs that make no text, such as base64, are refused here too
-        except LookupError as error:
-            raise ConfigError(f"--encoding: {error}; such as utf-16, cp1252, latin-1, shift_jis") from error
-    if settings.bad_rows not in BAD_ROWS or not 0 <= settings.bad_rows_limit <= 1:
-        raise ConfigError(
-            f"--bad_rows is {settings.bad_rows!r}, --bad_rows_limit {settings.bad_rows_limit}: refuse or skip, and a "
-            "share from 0 to 1"
-        )
+        except (LookupError, ValueError) as error:
+            raise ConfigError(f"encoding: {error}; such as utf-16, cp1252, latin-1, shift_jis") from error
+
+
+def _is_text(path: str | Frame) -> bool:
+    return not isinstance(path, Frame) and not is_parquet(path)
+
+
+def _has_text(settings: Settings) -> bool:
+    return any(map(_is_text, (*settings.interactions, *settings.items)))
+
+
+def _reads_times(settings: Settings) -> bool:
+    return settings.split != "random"
+
+
+def _encodes(settings: Settings) -> bool:
+    return bool(settings.text) or settings.images is not None
+
+
+def _reads_ids_of_items(settings: Settings) -> bool:
+    with_ids = dict(settings.feature_ids)
+    return bool(settings.items) or any(name not in with_ids for name, _ in settings.features)
+
+
+_NO_TEXT = "where no table is text: Parquet says itself what it holds"
+_NOT_ENCODED = "without text or images: nothing is encoded"
+# A setting, where it has an effect, and what is said of it elsewhere.
+_EFFECTS: tuple[tuple[str, Callable[[Settings], object], str], ...] = (
+    ("rating_column", lambda s: s.min_rating is not None, "without min_rating: no rating is looked at"),
+    ("time_column", _reads_times, "where split is random: no time is looked at"),
+    (
+        "duplicates",
+        lambda s: s.duplicates != "last" or _reads_times(s),
+        "where split is random: without times no row of a pair is the last",
+    ),
+    ("ratios", lambda s: s.split != "leave-one-out", "where split is leave-one-out"),
+    ("seed", lambda s: s.split == "random", "unless split is random: the others draw nothing"),
+    ("catalogue", lambda s: s.items, "without items: all keeps what they list"),
+    ("item_id_column", _reads_ids_of_items, "without items, and without features that have a column of ids"),
+    ("category_separator", lambda s: s.category, "without category"),
+    ("quantiles", lambda s: s.number, "without number"),
+    ("text_model", lambda s: s.text, "without text"),
+    ("image_model", lambda s: s.images is not None, "without images"),
+    ("batch_size", _encodes, _NOT_ENCODED),
+    ("device", _encodes, _NOT_ENCODED),
+    ("cache", _encodes, _NOT_ENCODED),
+    ("interactions_header", lambda s: any(map(_is_text, s.interactions)), "where no table of interactions is text"),
+    ("items_header", lambda s: any(map(_is_text, s.items)), "where no table of items is text"),
+    ("quote", _has_text, _NO_TEXT),
+    ("encoding", _has_text, _NO_TEXT),
+    ("bad_rows", _has_text, _NO_TEXT),
+    ("bad_rows_limit", lambda s: s.bad_rows == "skip", "unless bad_rows is skip"),
+)
+
+
+def _refuse_idle(settings: Settings) -> None:
+    """Raises ConfigError for a setting that was given and would change nothing."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for name, has_effect, elsewhere in _EFFECTS:
+        value = getattr(settings, name)
+        is_given = len(value) > 0 if isinstance(value, (list, tuple)) else value != defaults[name]
+        if is_given and not has_effect(settings):
+            raise ConfigError(f"{name} = {shown(value)} says nothing {elsewhere}. Leave it out")

@@ -88,7 +88,7 @@ def split(
         if not counts[part] and ratios[part]:
             raise DataError(
                 f"the split {method} leaves {name} empty: {len(users)} interactions of {len(np.unique(users))} users "
-                f"are left. Give more data, keep more of it, or choose another --split or --ratios"
+                f"are left. Give more data, keep more of it, or choose another split or other ratios"
             )
     return parts
 

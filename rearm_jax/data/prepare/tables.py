@@ -38,14 +38,13 @@ def scan_table(path: str | os.PathLike, reading: Reading, wanted: Sequence[Seque
         DataError: the file cannot be read, is empty, or has no names of columns.
     """
     if isinstance(path, Frame):
-        return _with_flat_lists(path.table)
+        with readable(path):
+            return _with_flat_lists(path.table)
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise DataError(f"{path}: there is no such file")
     with readable(path):
-        with open(path, "rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
-        if is_parquet:
+        if is_parquet(path):
             return _with_flat_lists(pl.scan_parquet(path, glob=False))
         text = open_text(path, reading.encoding, reading.bad_rows == "skip")
         start = text.data[text.start : text.start + (1 << 20)].lstrip()
@@ -56,6 +55,12 @@ def scan_table(path: str | os.PathLike, reading: Reading, wanted: Sequence[Seque
         return scan_delimited(text, reading)
 
 
+def is_parquet(path: str | os.PathLike) -> bool:
+    """Whether a file is Parquet; DataError if it cannot be read."""
+    with readable(path), open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
 def column_names(table: pl.LazyFrame, path: str | os.PathLike) -> list[str]:
     """Names of a table's columns; DataError if the file cannot be read."""
     with readable(path):
@@ -63,7 +68,7 @@ def column_names(table: pl.LazyFrame, path: str | os.PathLike) -> list[str]:
 
 
 def pick_column(
-    names: Sequence[str], given: str | None, recognised: Sequence[str], path: str | os.PathLike, what: str, flag: str
+    names: Sequence[str], given: str | None, recognised: Sequence[str], path: str | os.PathLike, what: str, option: str
 ) -> str:
     """The column that a person named, or else the first recognised one.
 
@@ -73,15 +78,17 @@ def pick_column(
     for name in (given,) if given is not None else recognised:
         if name in names:
             return name
-    there = ", ".join(repr(name) for name in names[:30])
+    there = f"the columns are {', '.join(map(repr, names[:30]))}" if names else "there are no columns at all"
     if given is not None:
-        raise DataError(f"{path}: no column {given!r} ({flag}); the columns are {there}")
+        named_by = f" ({option})" if option else ""
+        raise DataError(f"{path}: no column {given!r}{named_by}; {there}")
     nameless = (
-        ". If these are values, the file has no line of names: give them with --interactions_header or --items_header"
+        ". If these are values, the file has no line of names: write one above them, or give the names with "
+        "interactions_header or items_header"
     )
     raise DataError(
-        f"{path}: no column of {what} is recognised; the columns are {there}. Name one with {flag}"
-        f"{'' if isinstance(path, Frame) else nameless}"
+        f"{path}: no column of {what} is recognised; {there}. Name one with {option}, or call it "
+        f"{recognised[0]}{'' if isinstance(path, Frame) else nameless}"
     )
 
 

@@ -20,6 +20,7 @@ from typing import IO
 
 import numpy as np
 
+from rearm_jax.data.prepare.reading import TextError
 from rearm_jax.errors import DataError
 
 BLOCK = 1 << 18  # bytes at a time
@@ -42,7 +43,7 @@ _NO_TEXT = {  # first bytes -> what the file is
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV",
     b"SQLite format 3\0": "an SQLite database: export its tables as CSV",
     b"\x89HDF": "HDF5: export its tables as CSV or Parquet",
-    b"\x93NUMPY": "a numpy array: give it with --features and --feature_ids",
+    b"\x93NUMPY": "a numpy array: give it with features and feature_ids",
     b"ARROW1": "Arrow (Feather): save it as Parquet",
     b"PAR1": "Parquet, inside a packing: unpack it",
     b"%PDF": "a PDF document",
@@ -126,7 +127,7 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
         tolerate: whether lines that are not UTF-8 are noted, not refused.
 
     Raises:
-        DataError: the file is empty, no text, or neither UTF-8 nor of the encoding; the message names line and flag.
+        DataError: the file is empty, no text, or neither UTF-8 nor of the encoding; the message says what to set.
         OSError, EOFError, zlib.error: it cannot be read.
     """
     unpacked = _unpacked(path)
@@ -138,10 +139,10 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
         raise DataError(f"{path} is a tar archive: unpack it")
     bom = next((name for mark, name in _BOMS.items() if start.startswith(mark)), None)
     if bom is not None and encoding is None:
-        raise DataError(f"{path} starts with the byte order mark of {bom}: read it with --encoding {bom}")
+        raise TextError(f"{path} starts with the byte order mark of {bom}: read it with encoding={bom}")
     zeros = start[:1000].count(b"\0") > len(start[:1000]) / 4  # half of the bytes, in UTF-16 of Latin letters
     if zeros and encoding is None:
-        raise DataError(f"{path}: is full of NUL characters. If it is UTF-16, give --encoding utf-16-le (or -be)")
+        raise TextError(f"{path}: is full of NUL characters. If it is UTF-16, give encoding=utf-16-le (or -be)")
     broken = zeros or bom is not None or next(not_utf8(text), None) is not None
     if broken and encoding is not None:
         text = text.copy(_decoded(text, encoding))
@@ -232,13 +233,13 @@ def _is_utf8(block: bytes) -> bool:
     return True
 
 
-def encoding_error(text: Text, offset: int) -> DataError:
+def encoding_error(text: Text, offset: int) -> TextError:
     """What to say of the line at an offset, which is not UTF-8."""
     line = text.line(offset)
     readings = {name: line.decode(name, "replace").rstrip("\r\n")[:200] for name in ("cp1252", "latin-1")}
-    return DataError(
+    return TextError(
         f"{text.path}, line {text.line_number(offset)}: not UTF-8. As cp1252 it is {readings['cp1252']!r}, as latin-1 "
-        f"{readings['latin-1']!r}: choose with --encoding cp1252, --encoding latin-1 or another"
+        f"{readings['latin-1']!r}: choose encoding=cp1252, encoding=latin-1 or another"
     )
 
 
@@ -252,5 +253,5 @@ def _decoded(text: Text, encoding: str) -> Iterator[bytes]:
             decoded = decoder.decode(block, start + BLOCK >= len(text.data))
             yield (decoded.removeprefix("\ufeff") if first else decoded).encode()
         except UnicodeError as error:
-            raise DataError(f"{text.path}: neither UTF-8 nor --encoding {encoding} ({error})") from error
+            raise TextError(f"{text.path}: neither UTF-8 nor encoding={encoding} ({error})") from error
         first = False
