@@ -36,6 +36,7 @@ from benchmarks.compiled_text import Counts, count
 from benchmarks.devices import predict_traffic
 from rearm_jax.parallel.mesh import replicated
 from rearm_jax.training.evaluator import rank_blocks
+from rearm_jax.training.order import epoch_order
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.step import draw_epoch, steps_with_rates
 
@@ -68,12 +69,12 @@ def lower(placement: Placement, sizes: Sizes, program: str, filled: float) -> ja
     model, rates = experiment.split_rates()
     rates = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype, sharding=whole), rates)
 
-    def integers(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, np.int32, sharding=whole)
-
     if program == "steps":
         steps = functools.partial(steps_with_rates, model, experiment.optimizer, config.batch_size)
-        args = state, inputs, placed_sampler(placement, sizes), integers(sizes.interactions), integers(), rates
+        order = jax.eval_shape(lambda key: epoch_order(key, sizes.interactions), jax.random.key(0))
+        order = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), order)
+        number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+        args = state, inputs, placed_sampler(placement, sizes), order, number, rates
         return placement.lower(steps, args, donate=True)
     if program == "rank":
         rank = functools.partial(rank_blocks, model, placement.rank, max(config.evaluation.ks))
