@@ -39,7 +39,7 @@ class ComputedOrder:
 def epoch_order(key: jax.Array, num_interactions: int) -> jax.Array | ComputedOrder:
     """What gives the interaction at a position of an epoch, by `order[positions]`; `len(order)` is their number.
 
-    Up to 2^24 interactions it is an array, int32 (num_interactions,); beyond, computed, so that no device sorts or holds
+    Up to 2^24 interactions it is an array, int32 (num_interactions,); beyond, it is computed: no device sorts or holds
     it. No run of more was made before the computed order came, so the version of the numerics stayed.
     """
     if num_interactions > _SORTED_AT_MOST:
