@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--preset", required=True, help="tiktok, baby, clothing or users=10^6")
     parser.add_argument("--parallel", choices=("data", "row"), default="data")
     parser.add_argument("--batch", type=int, help="rows of a batch, in the place of the preset's")
+    parser.add_argument("--ring_dtype", choices=("float32", "bfloat16"), default="float32", help="as config.ring_dtype")
     parser.add_argument("--filled", type=float, default=0.7, help="by row, share of entries in the graphs' blocks")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS["row"], help="by default all")
     parser.add_argument("--dump", type=Path, help="folder for the compiled texts")
@@ -140,7 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = sizes_of(arguments.preset)
     devices, memory = absent_devices(arguments.platform, arguments.topology)
-    config = config_of(arguments.preset, arguments.parallel, arguments.batch)
+    config = config_of(arguments.preset, arguments.parallel, arguments.batch, arguments.ring_dtype)
     placement = place(abstract_experiment(config, sizes), devices)
     print(f"{arguments.preset} on {len(devices)} x {devices[0].device_kind}, parallel {arguments.parallel}", flush=True)
     if arguments.parallel == "data":

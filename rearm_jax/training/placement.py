@@ -26,6 +26,7 @@ from rearm_jax.parallel.mesh import (
     place_rows,
     replicate,
     replicated,
+    ring_order,
     row_parallel,
     sharded_like,
 )
@@ -44,8 +45,10 @@ def place(experiment: Experiment, devices: Devices | None = None) -> "Placement"
       experiment: the experiment.
       devices: of all processes; None: all that jax sees.
     """
-    kind = {"data": Placement, "row": RowPlacement}[experiment.config.parallel]
-    return kind(experiment, tuple(jax.devices() if devices is None else devices))
+    devices = tuple(jax.devices() if devices is None else devices)
+    if experiment.config.parallel == "row":
+        return RowPlacement(experiment, ring_order(devices))
+    return Placement(experiment, devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +205,8 @@ class RowPlacement(Placement):
         if not isinstance(value, Adjacency):
             return place_rows(value, self.devices)
         sizes = {"user": self.row_counts.users, "item": self.row_counts.items}
-        blocks = shard_adjacency(value, tuple(sizes[kind] for kind in value.nodes), len(self.devices), AXIS)
+        kinds, dtype = tuple(sizes[kind] for kind in value.nodes), self.experiment.config.ring_dtype
+        blocks = shard_adjacency(value, kinds, len(self.devices), AXIS, dtype)
         _warn_if_uneven(name, blocks, len(self.devices))
         return place_rows(blocks, self.devices)
 
