@@ -144,7 +144,7 @@ def _ring(adjacency: RowAdjacency, blocks: Blocks, x: jax.Array) -> jax.Array:
         x,
         cpu=functools.partial(_in_parts, adjacency, width, 1),
         # Two steps in a body: what arrives would be copied to where it was expected in the first place.
-        default=functools.partial(_in_parts, adjacency, _TILE_COLUMNS, 2),
+        default=functools.partial(_in_parts, adjacency, min(_TILE_COLUMNS, x.shape[1]), 2),
     )
 
 
