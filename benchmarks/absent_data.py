@@ -69,16 +69,17 @@ def sizes_of(preset: str) -> Sizes:
     return Sizes(users, items, _INTERACTIONS * users, (_WIDTH, _WIDTH), entries, ranked, 10 * 1024)
 
 
-def config_of(preset: str, parallel: str, batch_size: int | None = None) -> ConfigDict:
+def config_of(preset: str, parallel: str, batch_size: int | None = None, ring_dtype: str = "float32") -> ConfigDict:
     """The settings of a preset.
 
     Args:
       preset: see `sizes_of`.
       parallel: config.parallel.
       batch_size: in the place of the preset's.
+      ring_dtype: config.ring_dtype.
     """
     config: ConfigDict = {"tiktok": tiktok, "clothing": clothing}.get(preset, baby).get_config()
-    config.protocol, config.parallel = "strict", parallel
+    config.protocol, config.parallel, config.ring_dtype = "strict", parallel, ring_dtype
     config.batch_size = batch_size or config.batch_size
     return config
 
@@ -113,7 +114,8 @@ def placed_inputs(placement: Placement, sizes: Sizes, filled: float) -> Inputs:
         block = -(-round(entries / filled) // count**2)
         held = sum(-(-{"user": sizes.users, "item": sizes.items}[kind] // count) for kind in kinds)
         blocks = Blocks(*(jax.ShapeDtypeStruct((count**2, block), t, sharding=sharding) for t in "fii"))
-        placed[name] = RowAdjacency(blocks, None if name == "user_item" else blocks, held, AXIS)
+        transposed = None if name == "user_item" else blocks
+        placed[name] = RowAdjacency(blocks, transposed, held, AXIS, placement.experiment.config.ring_dtype)
     return placed
 
 

@@ -36,10 +36,11 @@ from benchmarks.compiled_text import Counts, count
 from benchmarks.devices import predict_traffic
 from rearm_jax.parallel.mesh import replicated
 from rearm_jax.training.evaluator import rank_blocks
-from rearm_jax.training.placement import Placement, place
+from rearm_jax.training.order import epoch_order
+from rearm_jax.training.placement import Placement, RowPlacement, place
 from rearm_jax.training.step import draw_epoch, steps_with_rates
 
-PROGRAMS = ("steps", "rank", "order")
+PROGRAMS = {"data": ("steps", "rank", "order"), "row": ("steps", "rank", "order", "draw")}  # by config.parallel
 
 
 @dataclasses.dataclass
@@ -59,21 +60,24 @@ def lower(placement: Placement, sizes: Sizes, program: str, filled: float) -> ja
     Args:
       placement: of an `abstract_experiment`, on the devices to compile for.
       sizes: of its preset.
-      program: "steps" trains; "rank" makes the lists of an evaluation; "order" is what is drawn for an epoch.
+      program: "steps" trains; "rank" makes the lists of an evaluation; "order" is what is drawn for an epoch; "draw"
+        draws the parameters before training, by row.
       filled: see `placed_inputs`.
     """
     experiment, whole = placement.experiment, replicated(placement.devices)
     config, state, inputs = experiment.config, placement.like(), placed_inputs(placement, sizes, filled)
 
+    if isinstance(placement, RowPlacement) and program == "draw":
+        return placement.lower_draw()
     model, rates = experiment.split_rates()
     rates = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype, sharding=whole), rates)
 
-    def integers(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, np.int32, sharding=whole)
-
     if program == "steps":
         steps = functools.partial(steps_with_rates, model, experiment.optimizer, config.batch_size)
-        args = state, inputs, placed_sampler(placement, sizes), integers(sizes.interactions), integers(), rates
+        order = jax.eval_shape(lambda key: epoch_order(key, sizes.interactions), jax.random.key(0))
+        order = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), order)
+        number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+        args = state, inputs, placed_sampler(placement, sizes), order, number, rates
         return placement.lower(steps, args, donate=True)
     if program == "rank":
         rank = functools.partial(rank_blocks, model, placement.rank, max(config.evaluation.ks))
@@ -129,20 +133,21 @@ def main() -> None:
     parser.add_argument("--preset", required=True, help="tiktok, baby, clothing or users=10^6")
     parser.add_argument("--parallel", choices=("data", "row"), default="data")
     parser.add_argument("--batch", type=int, help="rows of a batch, in the place of the preset's")
+    parser.add_argument("--ring_dtype", choices=("float32", "bfloat16"), default="float32", help="as config.ring_dtype")
     parser.add_argument("--filled", type=float, default=0.7, help="by row, share of entries in the graphs' blocks")
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS["row"], help="by default all")
     parser.add_argument("--dump", type=Path, help="folder for the compiled texts")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     sizes = sizes_of(arguments.preset)
     devices, memory = absent_devices(arguments.platform, arguments.topology)
-    config = config_of(arguments.preset, arguments.parallel, arguments.batch)
+    config = config_of(arguments.preset, arguments.parallel, arguments.batch, arguments.ring_dtype)
     placement = place(abstract_experiment(config, sizes), devices)
     print(f"{arguments.preset} on {len(devices)} x {devices[0].device_kind}, parallel {arguments.parallel}", flush=True)
     if arguments.parallel == "data":
         print("As jit(shard_map), which pmap stands for: pmap is lowered for present devices alone", flush=True)
     figures = {}
-    for program in arguments.programs:
+    for program in arguments.programs or PROGRAMS[arguments.parallel]:
         compiled, text = compile_program(lower(placement, sizes, program, arguments.filled), len(devices))
         by_row = program == "steps" and arguments.parallel == "row"
         predicted = predict_traffic(placement.experiment, len(devices)) if by_row else None

@@ -308,23 +308,26 @@ def _first_value(loop: Operation, caller: Computation, place: int) -> int | None
     state = caller.operations[loop.operands[0]]
     if state.opcode != "tuple":
         return None
-    operation = caller.operations[state.operands[place]]
+    return _constant(_original(state.operands[place], caller))
+
+
+def _original(name: str, computation: Computation) -> Operation:
+    """What a value is a copy of, or itself."""
+    operation = computation.operations[name]
     while operation.opcode in ("copy", "bitcast"):
-        operation = caller.operations[operation.operands[0]]
-    return _constant(operation)
+        operation = computation.operations[operation.operands[0]]
+    return operation
 
 
 def _is_kept(body: Computation, place: int) -> bool:
-    return _place(body.operations[body.operations[body.root].operands[place]]) == place
+    return _place(_original(body.operations[body.root].operands[place], body)) == place
 
 
 def _goes_up_by_one(body: Computation, place: int, loop: Operation, caller: Computation) -> bool:
-    added = body.operations[body.operations[body.root].operands[place]]
-    while added.opcode in ("copy", "bitcast"):
-        added = body.operations[added.operands[0]]
+    added = _original(body.operations[body.root].operands[place], body)
     if added.opcode != "add":
         return False
-    first, second = (body.operations[name] for name in added.operands)
+    first, second = (_original(name, body) for name in added.operands)
     kept = _place(second)
     step = _constant(second) if kept is None else _is_kept(body, kept) and _first_value(loop, caller, kept)
     return _place(first) == place and step == 1

@@ -136,7 +136,7 @@ def predict_traffic(experiment: Experiment, num_devices: int) -> dict[str, float
             sizes = {name: size for name, size in sizes.items() if "_meta']['projection']" not in name}
     taken += d * (loss.l2_weight > 0)
     return {
-        "propagation": 2 * (num_devices - 1) * 4 * width * rows,
+        "propagation": 2 * (num_devices - 1) * np.dtype(experiment.config.ring_dtype).itemsize * width * rows,
         "batch rows": share * 4 * 3 * padded * (2 * taken + knowledge + 4 * coupled + 1),
         "negatives": 2 * share * 4 * 4 * batch,
         "replicated parameters": 2 * share * 4 * sum(sizes.values()),

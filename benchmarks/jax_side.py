@@ -24,8 +24,9 @@ from rearm_jax.recommender.layers import torch_linear
 from rearm_jax.training.epoch import compile_steps
 from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.loop import CALL_SECONDS
+from rearm_jax.training.order import epoch_order
 from rearm_jax.training.placement import place
-from rearm_jax.training.sampling import draw_batch, epoch_order, make_sampler
+from rearm_jax.training.sampling import draw_batch, make_sampler
 from rearm_jax.training.step import steps_per_epoch
 
 

@@ -73,6 +73,11 @@ SETTINGS = {
         choice("data", "row"),
         'on several devices: "data" shares out the batch; "row" also cuts node tables and graphs over the devices',
     ),
+    "ring_dtype": Setting(
+        "float32",
+        choice("float32", "bfloat16"),
+        'of the node features that devices pass on to each other where parallel is "row" (sums stay float32)',
+    ),
     "compute_dtype": Setting("float32", choice("float32", "bfloat16"), "of the dense layers (sums stay float32)"),
     "matmul_precision": Setting(
         "highest",
@@ -215,6 +220,7 @@ ADDED_LATER = {
     "init_optimizer": False,
     "negatives": "all",
     "matmul_precision": "highest",
+    "ring_dtype": "float32",
     "checkpoints.keep": "whole",
     "residual.model": "",
     "residual.weights": SETTINGS["residual.weights"].default,

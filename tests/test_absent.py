@@ -62,7 +62,7 @@ def test_every_program_is_lowered_compiled_and_described(parallel):
     experiment = build_experiment(tiny_config(parallel=parallel, protocol="strict"))
     sizes = sizes_from(experiment)
     placement = place(abstract_experiment(experiment.config, sizes), jax.devices()[:1])
-    for program in PROGRAMS:
+    for program in PROGRAMS[parallel]:
         compiled, _ = compile_program(lower(placement, sizes, program, 1.0), 1)
         assert compiled.peak >= compiled.arguments > 0
         text = report(program, compiled, compiled.peak - 1, "cuda", {"propagation": 1e6})

@@ -69,6 +69,18 @@ def test_a_loop_that_counts_in_other_steps_is_not_guessed():
     assert count(text.replace("direction=LT\n}\n\n%less", "direction=LE\n}\n\n%less")).unknown_loops == ["jit(f)/while"]
 
 
+def test_a_counter_may_be_copied_on_the_way():
+    text = (
+        LOOP.replace("LIMIT", KEPT)
+        .replace("THIRD", "%seven")
+        .replace("tuple(%next, %sorted, %n)", "tuple(%next, %sorted, %m)")
+    )
+    text = text.replace("add(%i, %one)", "add(%k, %one)").replace(
+        "  %one =", "  %k = s32[] copy(%i)\n  %m = s32[] copy(%n)\n  %one ="
+    )
+    assert count(text).sorts == 5
+
+
 def test_xla_may_say_the_trip_count():
     text = LOOP.replace("LIMIT", KEPT).replace("THIRD", "%q")
     text = text.replace("body=%body,", 'body=%body, backend_config={"known_trip_count":{"n":"11"}},')

@@ -171,7 +171,7 @@ BAD = {
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
     **dict.fromkeys(("data.root", "graph.cache_dir", "init_from"), (0, None, ("a",), False)),
     **dict.fromkeys(
-        ("protocol", "negatives", "schedule.name", "compute_dtype", "parallel"),
+        ("protocol", "negatives", "schedule.name", "compute_dtype", "ring_dtype", "parallel"),
         ("", "Strict", "float64", None, 0, ("strict",)),
     ),
     "checkpoints.keep": ("", "best", "Params", None, 2, ("whole",)),

@@ -1,6 +1,8 @@
 """REARM and LightGCN on small random data: properties for any numbers (tests/test_golden.py has the numbers)."""
 
+import dataclasses
 import functools
+import re
 from pathlib import Path
 
 import flax
@@ -17,7 +19,6 @@ from rearm_jax.experiment import build_experiment, init_params, make_experiment
 from rearm_jax.models.lightgcn import Model as LightGCN
 from rearm_jax.models.rearm import REARM, attention
 from rearm_jax.models.rearm.attention import ScalarAttention, scalar_attention
-from rearm_jax.models.rearm.model import with_features
 from rearm_jax.models.rearm.torch_weights import from_torch, to_torch
 from rearm_jax.parallel.rows import ALONE, Nodes
 from rearm_jax.recommender.contract import Batch
@@ -272,14 +273,13 @@ def test_feature_tables_start_from_the_data():
             np.testing.assert_allclose(params[f"user_{name}_table"][user], table[items].mean(0), atol=1e-6)
 
 
-def test_with_features_refuses_another_shape():
-    params = {"item_image_table": jnp.zeros((NUM_ITEMS, 5)), "user_image_table": jnp.zeros((NUM_USERS, 5))}
-    tables = {name: np.ones(table.shape, np.float32) for name, table in params.items()}
-    assert with_features(params, tables)["item_image_table"].all()
-    with pytest.raises(ValueError, match="item_image_table"):
-        with_features(params, tables | {"item_image_table": np.ones((NUM_ITEMS, 4), np.float32)})
-    with pytest.raises(ValueError, match="user_image_table"):
-        with_features(params, tables | {"user_image_table": np.ones((NUM_USERS - 1, 5), np.float32)})
+def test_data_of_other_sizes_are_refused():
+    experiment, _ = experiment_and_params(3)
+    features = {name: table[:, 1:] for name, table in experiment.dataset.features.items()}
+    other = dataclasses.replace(experiment.dataset, features=features)
+    message = f"item_image_table: the data has shape ({NUM_ITEMS}, {WIDTH - 1}), the parameter ({NUM_ITEMS}, {WIDTH})"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        experiment.model.initial_params(jax.random.key(0), experiment.inputs, other)
 
 
 # The original's names

@@ -97,6 +97,7 @@ def runs(tmp_path_factory) -> dict[str, tuple[Path, str]]:
     root = tmp_path_factory.mktemp("multiprocess")
     processes = {
         "2x2": start_two(root / "2x2", *TRAIN),
+        "2x2 by row": start_two(root / "2x2 by row", *TRAIN, "--config.parallel=row"),
         "1x1": start_one(root / "1x1", 1, *TRAIN),
         "1x4": start_one(root / "1x4", 4, *TRAIN),
     }
@@ -120,19 +121,20 @@ def read_metrics(folder: Path) -> dict[str, float]:
 def read_state(folder: Path) -> dict[str, np.ndarray]:
     """Every array of the latest checkpoint, as this process with its one device reads it."""
     experiment = build_experiment(tiny_config(model__name="lightgcn", learning_rate=1e-2))
-    with Checkpoints(folder / "run") as checkpoints:
-        state, progress = loop._start(place(experiment), checkpoints)
+    placement = place(experiment)
+    with Checkpoints(folder / "run", placement.table_rows) as checkpoints:
+        state, progress = loop._start(placement, checkpoints)
     assert progress.epoch == EPOCHS
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
-@pytest.mark.parametrize("other", ["1x1", "1x4"])
-def test_losses_and_parameters_are_those_of_one_process(runs, other):
-    lines, expected_lines = read_lines(runs["2x2"][0]), read_lines(runs[other][0])
+@pytest.mark.parametrize(("several", "other"), [("2x2", "1x1"), ("2x2", "1x4"), ("2x2 by row", "1x1")])
+def test_losses_and_parameters_are_those_of_one_process(runs, several, other):
+    lines, expected_lines = read_lines(runs[several][0]), read_lines(runs[other][0])
     assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
     for line, expected in zip(lines, expected_lines, strict=True):
         assert line == pytest.approx(expected, rel=1e-6)
-    state, expected = read_state(runs["2x2"][0]), read_state(runs[other][0])
+    state, expected = read_state(runs[several][0]), read_state(runs[other][0])
     assert set(state) == set(expected)
     for name, value in state.items():
         scale = np.abs(expected[name]).max()

@@ -5,11 +5,14 @@ MODEL...` goes on with the models' runs in FOLDER, by row on the last of the dev
 """
 
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
@@ -21,9 +24,9 @@ from rearm_jax.evaluation.ranking import make_blocks, rank_items
 from rearm_jax.evaluation.ranking_by_row import rank_items_by_row
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.adjacency import make_adjacency
-from rearm_jax.graphs.row_adjacency import shard_adjacency
-from rearm_jax.parallel.mesh import place_rows, replicate, row_parallel
-from rearm_jax.parallel.rows import RowCounts, is_table
+from rearm_jax.graphs.row_adjacency import propagate, shard_adjacency
+from rearm_jax.parallel.mesh import place_rows, replicate, ring_order, row_parallel
+from rearm_jax.parallel.rows import AXIS, RowCounts, is_table
 from rearm_jax.training import epoch, loop
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.evaluator import Evaluator
@@ -115,6 +118,8 @@ def by_row(folder: Path, num_devices: int, num_steps: int, models: list[str]) ->
         if num_devices == 8:
             placement = placement_of(model, "row", 8)
             first = placement.state()
+            drawn = placement.lower_draw().compile().as_text()
+            results["first whole tables"] = re.findall(rf"\[(?:{NUM_USERS}|{NUM_ITEMS}|64|48),\d+\]", drawn)
             results |= {f"first/{name}": leaf for name, leaf in named_leaves(first.params).items()}
             table = first.params["user_id_table"]
             results["bytes of a shard"] = table.addressable_shards[0].data.nbytes
@@ -124,6 +129,7 @@ def by_row(folder: Path, num_devices: int, num_steps: int, models: list[str]) ->
                 if jax.tree_util.keystr(path).endswith("['user_id_table']")
             }.pop()
             results["ranked"] = rank_by_row()
+            results |= round_the_ring("float32") | round_the_ring("bfloat16")
             program = compile_step(placement)[0].as_text()
             results["traffic counted"] = sum(count_traffic(program, 8).values())
             results["traffic predicted"] = sum(predict_traffic(placement.experiment, 8).values())
@@ -148,6 +154,39 @@ def rank_by_row() -> np.ndarray:
     devices = jax.devices()
     args = (*place_rows(tables, devices), replicate(blocks, devices))
     return np.asarray(row_parallel(rank, devices, RowCounts(NUM_USERS, NUM_ITEMS, 1), args)(*args))
+
+
+def ring_problem() -> tuple[np.ndarray, np.ndarray]:
+    """An asymmetric graph of users and items, dense, and features of its nodes."""
+    rng, n = np.random.default_rng(0), NUM_USERS + NUM_ITEMS
+    graph = np.where(rng.random((n, n)) < 0.2, rng.standard_normal((n, n)), 0)
+    return graph.astype(np.float32), rng.standard_normal((n, 24)).astype(np.float32)
+
+
+def round_the_ring(dtype: str) -> dict[str, np.ndarray]:
+    """Two products of the problem's graph by row, the gradient of the second's sum of squares, and what operations the
+    program for a TPU applies to bfloat16."""
+    dense, x = ring_problem()
+    devices = jax.devices()
+    graph = make_adjacency(scipy.sparse.csr_array(dense), ("user", "item"))
+    graph = shard_adjacency(graph, (NUM_USERS, NUM_ITEMS), len(devices), AXIS, dtype)
+
+    def products(shard, graph, users, items):
+        def both(nodes):
+            return [jnp.split(layer, [len(users)]) for layer in propagate(graph, nodes, 2)]
+
+        def loss(nodes):
+            return sum(jnp.sum(part**2) for part in both(nodes)[1])
+
+        nodes = jnp.concatenate([users, items])
+        return jax.tree.map(shard.gather, [*both(nodes), jnp.split(jax.grad(loss)(nodes), [len(users)])])
+
+    args = (place_rows(graph, devices), *place_rows((x[:NUM_USERS], x[NUM_USERS:]), devices))
+    program = row_parallel(products, devices, RowCounts(NUM_USERS, NUM_ITEMS, 1), args)
+    found = [np.concatenate([users[:NUM_USERS], items[:NUM_ITEMS]]) for users, items in program(*args)]
+    text = program.trace(*args).lower(lowering_platforms=("tpu",)).as_text()
+    operations = re.findall(r"stablehlo\.(\w+)\"?\(?[^\n]*bf16", text)
+    return {f"ring {dtype}": np.stack(found), f"ring {dtype} operations": np.array(sorted(set(operations)), "U")}
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +265,8 @@ def test_metrics_are_those_of_one_device(moved, stayed, model, stage):
 def test_first_state(moved, model):
     state = placement_of(model, "data", 1).state()
     for name, leaf in named_leaves(state.params).items():
-        np.testing.assert_allclose(moved[model][1][f"first/{name}"], leaf, rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_array_equal(moved[model][1][f"first/{name}"], leaf, err_msg=name)
+    assert moved[model][1]["first whole tables"].size == 0
     rows = -(-NUM_USERS // 8)
     assert moved[model][1]["bytes of a shard"] == moved[model][1]["bytes of a shard of adam"] == rows * 8 * 4
 
@@ -241,6 +281,30 @@ def test_ranking_with_ties(moved):
 @pytest.mark.parametrize("model", MODELS)
 def test_traffic_of_a_step_is_what_the_formula_says(moved, model):
     assert moved[model][1]["traffic counted"] == pytest.approx(moved[model][1]["traffic predicted"], rel=0.01)
+
+
+def test_bfloat16_on_the_ring_rounds_what_travels_and_nothing_else(moved):
+    """Rounding to bfloat16 changes a number by 2^-8 of it at most; sums of rounded numbers are float32."""
+    graph, x = (array.astype(np.float64) for array in ring_problem())
+    size, unit = np.abs(graph), 2.0**-8
+    layers = [graph @ x, graph @ graph @ x]
+    exact = [*layers, 2 * graph.T @ graph.T @ layers[1]]
+    errors = [unit * size @ np.abs(x)]
+    errors.append(size @ (errors[0] + unit * (np.abs(layers[0]) + errors[0])))
+    back = size.T @ (2 * errors[1] + unit * 2 * (np.abs(layers[1]) + errors[1]))
+    errors.append(size.T @ (back + unit * (np.abs(graph.T @ (2 * layers[1])) + back)))
+    found = moved["rearm"][1]
+    for rounded, precise, wanted, error in zip(
+        found["ring bfloat16"], found["ring float32"], exact, errors, strict=True
+    ):
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(precise, wanted, rtol=0, atol=1e-5 * scale)
+        assert (np.abs(rounded - wanted) <= error + 1e-5 * scale).all()
+        assert np.abs(rounded - wanted).max() > 1e-4 * scale
+    assert found["ring float32 operations"].size == 0
+    operations = set(found["ring bfloat16 operations"])
+    assert "collective_permute" in operations
+    assert not operations & {"add", "multiply", "scatter", "reduce", "dot_general"}
 
 
 def test_traffic_is_counted_in_loops_and_by_kind():
@@ -284,6 +348,31 @@ def test_tables_of_other_sizes_are_refused(moved, folder):
             checkpoints.restore_params(step, other)
     with Checkpoints(folder / "lightgcn") as checkpoints:
         assert checkpoints.restore_params(step, state.params)["user_id_table"].shape == (NUM_USERS, 8)
+
+
+class Chip(NamedTuple):
+    """What a TPU's device has of interest here."""
+
+    id: int
+    coords: list[int]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "far"),
+    [(4, 4, 0), (2, 2, 0), (2, 4, 0), (4, 2, 0), (3, 4, 0), (16, 16, 0), (3, 3, 1), (4, 1, 1)],
+)
+def test_a_ring_goes_from_neighbour_to_neighbour(width, height, far):
+    chips = [Chip(y * width + x, [x, y, 0]) for y in range(height) for x in range(width)]
+    ring = ring_order(chips)
+    assert sorted(ring) == chips
+    steps = [np.abs(np.subtract(a.coords, b.coords)).sum() for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]
+    assert sum(step != 1 for step in steps) == far
+
+
+def test_devices_that_lie_on_no_grid_keep_their_order():
+    cube = [Chip(4 * z + 2 * y + x, [x, y, z]) for z in range(2) for y in range(2) for x in range(2)]
+    for devices in (jax.devices(), cube, cube[:3]):
+        assert ring_order(devices) == tuple(devices)
 
 
 @pytest.mark.parametrize("num_devices", [1, 3, 8])

@@ -6,11 +6,11 @@ import pytest
 import scipy.stats
 
 from rearm_jax.data.dataset import make_dataset
+from rearm_jax.training.order import epoch_order
 from rearm_jax.training.sampling import (
     Sampler,
     draw_batch,
     draw_negatives,
-    epoch_order,
     make_sampler,
     num_without_negative,
 )

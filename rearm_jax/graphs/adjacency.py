@@ -148,12 +148,12 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
     Args:
       matrix: float32, sorted by row and column, unique.
       indptr: int32 (n + 1,), its row pointers.
-      x: float32 (m, c).
+      x: float32 or bfloat16 (m, c); the sums are float32.
     """
     flags: dict[str, Any] = {"shape": matrix.shape, "indices_sorted": True, "unique_indices": True}
 
     def by_rows(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
-        return BCSR((data, indices[:, 1], indptr), **flags) @ x
+        return BCSR((data, indices[:, 1], indptr), **flags) @ x.astype(jnp.float32)
 
     def by_entries(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return sum_of_entries(data, indices, x, matrix.shape[0])
@@ -168,7 +168,7 @@ def sum_of_entries(data: jax.Array, indices: jax.Array, x: jax.Array, num_rows: 
     Args:
       data: float32 (nnz,).
       indices: int32 (nnz, 2), sorted by row; rows beyond the last are dropped.
-      x: float32 (m, c).
+      x: float32 or bfloat16 (m, c); the sums are float32.
       num_rows: n.
 
     Returns:

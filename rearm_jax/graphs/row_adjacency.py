@@ -2,9 +2,10 @@
 
 Every device holds n / D of the nodes and its rows of the adjacency, cut into D blocks by the device of their columns.
 A product takes D steps: the rows of x that are visiting meet their block and move on to the next device. They do so
-in parts of 64 columns or less, of which a device never holds more than two shards; it receives (D - 1) / D of x.
+in parts of some columns, of which a device never holds more than two shards; it receives (D - 1) / D of x.
 """
 
+import functools
 from typing import Any
 
 import flax
@@ -18,7 +19,10 @@ from rearm_jax.graphs import adjacency as whole
 from rearm_jax.graphs.adjacency import Adjacency
 from rearm_jax.parallel.rows import pass_on
 
-_PART_COLUMNS = 64  # that go round the ring together, at most
+_PART_COLUMNS = 64  # that go round the ring together on a CPU, at most
+_TILE_COLUMNS = (
+    128  # elsewhere: a TPU keeps arrays in tiles of so many columns, and turns narrower ones round on the way
+)
 
 
 @flax.struct.dataclass
@@ -49,15 +53,19 @@ class RowAdjacency:
       transposed: of its transpose, for the backward pass; None if the matrix is symmetric.
       num_held: static, m.
       axis: static, name of the mapped axis.
+      ring_dtype: static, "float32" or "bfloat16": of the features of other devices' nodes; sums are float32.
     """
 
     blocks: Blocks
     transposed: Blocks | None
     num_held: int = flax.struct.field(pytree_node=False)
     axis: str = flax.struct.field(pytree_node=False)
+    ring_dtype: str = flax.struct.field(pytree_node=False, default="float32")
 
 
-def shard_adjacency(adjacency: Adjacency, kinds: tuple[int, ...], num_devices: int, axis: str) -> RowAdjacency:
+def shard_adjacency(
+    adjacency: Adjacency, kinds: tuple[int, ...], num_devices: int, axis: str, ring_dtype: str = "float32"
+) -> RowAdjacency:
     """Cuts a graph into blocks, on the host.
 
     Args:
@@ -66,6 +74,7 @@ def shard_adjacency(adjacency: Adjacency, kinds: tuple[int, ...], num_devices: i
         for each device, the last ones short or empty.
       num_devices: D.
       axis: name of the mapped axis.
+      ring_dtype: see `RowAdjacency`.
 
     Returns:
       A RowAdjacency of numpy arrays, to be placed by row.
@@ -88,7 +97,7 @@ def shard_adjacency(adjacency: Adjacency, kinds: tuple[int, ...], num_devices: i
     transposed = None  # symmetric
     if adjacency.transposed is not None:
         transposed = _cut(adjacency.transposed, owner, place, num_devices, num_held)
-    return RowAdjacency(blocks, transposed, num_held, axis)
+    return RowAdjacency(blocks, transposed, num_held, axis, ring_dtype)
 
 
 def propagate(adjacency: Adjacency | RowAdjacency, x: jax.Array, num_layers: int) -> tuple[jax.Array, ...]:
@@ -112,7 +121,7 @@ def propagate(adjacency: Adjacency | RowAdjacency, x: jax.Array, num_layers: int
 
 @jax.custom_vjp
 def _matmul(adjacency: RowAdjacency, x: jax.Array) -> jax.Array:
-    return _ring(adjacency.blocks, x, adjacency.axis)
+    return _ring(adjacency, adjacency.blocks, x)
 
 
 def _matmul_forward(adjacency: RowAdjacency, x: jax.Array) -> tuple[jax.Array, RowAdjacency]:
@@ -120,35 +129,50 @@ def _matmul_forward(adjacency: RowAdjacency, x: jax.Array) -> tuple[jax.Array, R
 
 
 def _matmul_backward(adjacency: RowAdjacency, g: jax.Array) -> tuple[None, jax.Array]:
-    return None, _ring(adjacency.blocks if adjacency.transposed is None else adjacency.transposed, g, adjacency.axis)
+    return None, _ring(adjacency, adjacency.blocks if adjacency.transposed is None else adjacency.transposed, g)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def _ring(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
+def _ring(adjacency: RowAdjacency, blocks: Blocks, x: jax.Array) -> jax.Array:
     if blocks.data.shape[0] == 1:
         return _product(blocks, 0, x)
-    # In parts of columns, each replaced by its product: what visits, arrives and is added up is of one part alone.
     width = max(w for w in range(1, _PART_COLUMNS + 1) if x.shape[1] % w == 0)
+    return jax.lax.platform_dependent(
+        blocks,
+        x,
+        cpu=functools.partial(_in_parts, adjacency, width, 1),
+        # Two steps in a body: what arrives would be copied to where it was expected in the first place.
+        default=functools.partial(_in_parts, adjacency, min(_TILE_COLUMNS, x.shape[1]), 2),
+    )
+
+
+def _in_parts(adjacency: RowAdjacency, width: int, unroll: int, blocks: Blocks, x: jax.Array) -> jax.Array:
+    """The product in parts of `width` columns, the last with what is left, each replaced by its product: what visits,
+    arrives and is added up is of one part alone.
+    """
 
     def part(index: jax.Array, x: jax.Array) -> jax.Array:
         columns = jax.lax.dynamic_slice_in_dim(x, index * width, width, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(x, _ring_part(blocks, columns, axis), index * width, axis=1)
+        product = _ring_part(adjacency, blocks, columns, unroll)
+        return jax.lax.dynamic_update_slice_in_dim(x, product, index * width, axis=1)
 
-    return jax.lax.fori_loop(0, x.shape[1] // width, part, x)
+    num_parts, rest = divmod(x.shape[1], width)
+    x = jax.lax.fori_loop(0, num_parts, part, x)
+    return x.at[:, -rest:].set(_ring_part(adjacency, blocks, x[:, -rest:], unroll)) if rest else x
 
 
-def _ring_part(blocks: Blocks, x: jax.Array, axis: str) -> jax.Array:
-    num_devices = blocks.data.shape[0]
+def _ring_part(adjacency: RowAdjacency, blocks: Blocks, x: jax.Array, unroll: int) -> jax.Array:
+    num_devices, axis = blocks.data.shape[0], adjacency.axis
 
     def body(step: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         visiting, total = carry
         arriving = pass_on(visiting, num_devices, axis)  # first, so that it can overlap with the product
         return arriving, total + _product(blocks, step, visiting)
 
-    first = pass_on(x, num_devices, axis), _product(blocks, 0, x)
-    visiting, total = jax.lax.fori_loop(1, num_devices - 1, body, first)
+    first = pass_on(x.astype(adjacency.ring_dtype), num_devices, axis), _product(blocks, 0, x)
+    visiting, total = jax.lax.fori_loop(1, num_devices - 1, body, first, unroll=unroll)
     return total + _product(blocks, num_devices - 1, visiting)
 
 

@@ -142,6 +142,9 @@ class Model(Ranked, Featured):
             parts["modalities"] = self.modality_weight * sum(shares, start=jnp.float32(0))
         return parts
 
+    def data_tables(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        return super().data_tables(dataset) if self._features_read() else {}
+
     def _features_read(self) -> tuple[tuple[str, int], ...]:
         return self.feature_widths if used(self.modality_weight) else ()
 

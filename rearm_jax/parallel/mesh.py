@@ -115,6 +115,28 @@ def row_parallel(
     return jax.jit(whole, donate_argnums=0 if donate else ())
 
 
+def ring_order(devices: Devices) -> tuple[jax.Device, ...]:
+    """The devices in the order in which a ring goes through them, so that what is passed on crosses one link.
+
+    Chips of a TPU that lie on a grid: back and forth through all of it but the first column, and by that column back.
+    Each and the next are neighbours, as are the last and the first where one side of the grid is even. Other devices
+    stay as they are.
+    """
+    places = [tuple(getattr(device, "coords", (0,))) for device in devices]
+    sides = [max(side) + 1 for side in zip(*places, strict=True)]
+    if len(sides) < 2 or not sides[0] * sides[1] == len(set(places)) == len(devices):
+        return tuple(devices)
+    down, across = (0, 1) if sides[0] % 2 == 0 else (1, 0)
+
+    def turn(place: tuple[int, ...]) -> int:
+        row, column, width = place[down], place[across], sides[across]
+        if column == 0:
+            return -row % len(devices)
+        return 1 + row * (width - 1) + (width - 1 - column if row % 2 else column - 1)
+
+    return tuple(device for _, device in sorted(zip(map(turn, places), devices, strict=True), key=lambda pair: pair[0]))
+
+
 def replicate(tree: Any, devices: Devices) -> Any:
     """Puts every array of the tree on every device, whole, so that no call copies it again."""
     return jax.device_put(tree, replicated(devices))

@@ -5,7 +5,8 @@ A model is a file or folder in rearm_jax/models/ with one subclass of `Recommend
 - its `title`, and its `settings`, by dotted name; a field of the class whose name is a setting's last word is filled
   with that setting; its `search_space`, the ranges in which good ones are looked for;
 - `relations`: the graphs and frozen tables that it reads, by name; what nobody asks for is not built;
-- `initial_params`, and by `decays` which of them weight decay spares;
+- `data_tables`, which start from the data in the place of what `init` gives; by `decays`, which parameters weight decay
+  spares;
 - its forward pass, `__call__`, which gives `Representations`;
 - its `losses`: named parts, of each the share of one device.
 
@@ -21,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
@@ -159,9 +161,23 @@ class Recommender(nn.Module, Declaration):
         """
         raise NotImplementedError
 
+    def data_tables(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        """The tables that start from the data in the place of what `init` gives, by name, float32, on the host; none
+        unless the model says so. Names end in `_table`."""
+        return {}
+
     def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
-        """The parameters before training, a nested dict of float32 arrays; those of `init` unless the data say more."""
-        return drawn_params(self.split_rates()[0], key, inputs)
+        """The parameters before training, a nested dict of float32 arrays.
+
+        Raises:
+          ValueError: a table of the data has another shape than the parameter: the model was made for other data.
+        """
+        params = drawn_params(self.split_rates()[0], key, inputs)
+        tables = self.data_tables(dataset)
+        for name, table in tables.items():
+            if table.shape != params[name].shape:
+                raise ValueError(f"{name}: the data has shape {table.shape}, the parameter {params[name].shape}")
+        return {**params, **{name: jnp.asarray(table) for name, table in tables.items()}}
 
     def decays(self, path: tuple[str, ...]) -> bool:
         """Whether weight decay applies to the parameter at this path."""

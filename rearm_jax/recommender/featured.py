@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rearm_jax.data.dataset import Dataset
@@ -37,20 +38,19 @@ class Featured(Recommender, kw_only=True):
     @classmethod
     def frozen_features(cls, dataset: Dataset, config: ConfigDict) -> dict[str, Any]:
         """The part of the inputs that `feature_table` reads: "item_MODALITY_table"; none where features are trained."""
-        return {} if config.model.train_features else _tables(dataset)
+        return {} if config.model.train_features else jax.tree.map(jnp.asarray, _tables(dataset))
 
-    def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
-        params = super().initial_params(key, inputs, dataset)
-        return params | {name: table for name, table in _tables(dataset).items() if name in params}
+    def data_tables(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        return _tables(dataset) if self.train_features else {}
 
     def feature_table(self, name: str, width: int, inputs: Inputs, items: Nodes) -> Any:
         """X_m as far as this device holds it, float32 (num_items, width); inside of the forward pass."""
         key = f"item_{name}_table"
         if not self.train_features:
             return inputs[key]
-        # Filled from the data by `initial_params`; zeros here keep the features out of the module.
+        # Filled from the data by `data_tables`; zeros here keep the features out of the module.
         return self.param(key, nn.initializers.zeros, (items.num_held(self.num_items), width))
 
 
-def _tables(dataset: Dataset) -> dict[str, jax.Array]:
-    return {f"item_{name}_table": jnp.asarray(table) for name, table in dataset.features.items()}
+def _tables(dataset: Dataset) -> dict[str, np.ndarray]:
+    return {f"item_{name}_table": table for name, table in dataset.features.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -25,11 +26,12 @@ from rearm_jax.parallel.mesh import (
     place_rows,
     replicate,
     replicated,
+    ring_order,
     row_parallel,
     sharded_like,
 )
-from rearm_jax.parallel.rows import AXIS, Nodes, RowCounts, Shard, is_table
-from rearm_jax.recommender.contract import Inputs, Recommender, Representations
+from rearm_jax.parallel.rows import AXIS, Nodes, RowCounts, Shard
+from rearm_jax.recommender.contract import Inputs, Recommender, Representations, drawn_params
 from rearm_jax.training.sampling import Sampler, cut_sampler
 from rearm_jax.training.step import TrainState
 
@@ -43,8 +45,10 @@ def place(experiment: Experiment, devices: Devices | None = None) -> "Placement"
       experiment: the experiment.
       devices: of all processes; None: all that jax sees.
     """
-    kind = {"data": Placement, "row": RowPlacement}[experiment.config.parallel]
-    return kind(experiment, tuple(jax.devices() if devices is None else devices))
+    devices = tuple(jax.devices() if devices is None else devices)
+    if experiment.config.parallel == "row":
+        return RowPlacement(experiment, ring_order(devices))
+    return Placement(experiment, devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,14 +170,29 @@ class RowPlacement(Placement):
         return place_rows(by_row, self.devices)._replace(**whole)
 
     def state(self) -> TrainState:
-        # The whole tables go by the default device and the host; the optimiser's state is made where it lies.
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, x: place_rows(x, self.devices) if is_table(path) else self.whole(x),
-            init_params(self.experiment),
-        )
+        given = self.experiment.model.data_tables(self.experiment.dataset)
+        params = self.lower_draw().compile()(np.asarray(self._key())) | place_rows(given, self.devices)
         shardings = jax.tree.map(lambda x: x.sharding, self.like().opt_state)
         opt_state = jax.jit(self.experiment.tx.init, out_shardings=shardings)(params)
         return TrainState(params, opt_state, self.whole(np.int32(0)), self.whole(self._key()))
+
+    def lower_draw(self) -> jax.stages.Lowered:
+        """The program that draws the parameters before training: (key data) -> parameters.
+
+        Each device draws the rows of tables that it holds, and no whole table is ever made. They have the numbers of
+        the whole drawing, of which a number depends on its place alone (jax_threefry_partitionable).
+        """
+        model, _ = self.experiment.split_rates()
+        like = self.like().params
+
+        def draw(key: jax.Array) -> dict:
+            # No parameter depends on what the inputs hold; their shapes let the model be traced.
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(self.experiment.inputs))
+            params = drawn_params(model, jax.random.wrap_key_data(key), zeros)
+            return jax.tree.map(_padded, params, like)
+
+        program = jax.jit(draw, out_shardings=jax.tree.map(lambda x: x.sharding, like))
+        return program.lower(self._shapes().key)
 
     def like(self) -> TrainState:
         return sharded_like(self._shapes(), self.devices)
@@ -186,7 +205,8 @@ class RowPlacement(Placement):
         if not isinstance(value, Adjacency):
             return place_rows(value, self.devices)
         sizes = {"user": self.row_counts.users, "item": self.row_counts.items}
-        blocks = shard_adjacency(value, tuple(sizes[kind] for kind in value.nodes), len(self.devices), AXIS)
+        kinds, dtype = tuple(sizes[kind] for kind in value.nodes), self.experiment.config.ring_dtype
+        blocks = shard_adjacency(value, kinds, len(self.devices), AXIS, dtype)
         _warn_if_uneven(name, blocks, len(self.devices))
         return place_rows(blocks, self.devices)
 
@@ -229,6 +249,12 @@ def _forward(
 ) -> tuple[jax.Array, jax.Array]:
     out: Any = model.with_rates(rates).apply({"params": params}, inputs, Nodes(shard.users), Nodes(shard.items))
     return (shard.gather(out.users), shard.gather(out.items)) if shard.by_row else (out.users, out.items)
+
+
+def _padded(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    if x.shape == like.shape:
+        return x
+    return jnp.pad(x, [(0, wanted - size) for size, wanted in zip(x.shape, like.shape, strict=True)])
 
 
 def _warn_if_uneven(name: str, adjacency: RowAdjacency, num_devices: int) -> None:

@@ -1,4 +1,4 @@
-"""Epochs and negatives, drawn on the device: every interaction once an epoch, negatives exactly uniform."""
+"""Batches, drawn on the device: every interaction once an epoch, negatives exactly uniform."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from rearm_jax.data.dataset import Dataset, group_by_user
 from rearm_jax.parallel.rows import ALONE, WHOLE, Shard, WholeTable
 from rearm_jax.recommender.contract import Batch
+from rearm_jax.training.order import ComputedOrder
 
 _CHUNK_PAIRS = 2**13  # excluded items that `find_own` looks up at a time
 
@@ -90,14 +91,9 @@ def num_without_negative(sampler: Sampler) -> int:
     return int(full[np.asarray(sampler.users)].sum())
 
 
-def epoch_order(key: jax.Array, num_interactions: int) -> jax.Array:
-    """A permutation of the interactions, int32 (num_interactions,)."""
-    return jax.random.permutation(key, num_interactions)
-
-
 def draw_batch(
     sampler: Sampler,
-    order: jax.Array,
+    order: jax.Array | ComputedOrder,
     position: jax.Array,
     key: jax.Array,
     batch_size: int,
@@ -109,7 +105,7 @@ def draw_batch(
 
     Args:
       sampler: of the data set.
-      order: int32 (n,), the epoch's permutation.
+      order: the epoch's, of `epoch_order`.
       position: int32 (), first of the batch.
       key: of the negatives.
       batch_size: b, static.
@@ -118,9 +114,9 @@ def draw_batch(
         negative each, from `draw_negatives`.
     """
     rows = position + jnp.arange(batch_size, dtype=jnp.int32)
-    index = order[jnp.minimum(rows, order.shape[0] - 1)]
+    index = order[jnp.minimum(rows, len(order) - 1)]
     users, items = shard.interactions.lookup(lambda places: (sampler.users[places], sampler.items[places]), index)
-    inside = rows < order.shape[0]
+    inside = rows < len(order)
     if not num_shared_negatives:
         negatives, possible = draw_negatives(sampler, users, key, shard.users)
         return Batch(users, items, negatives, inside & possible)

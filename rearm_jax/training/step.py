@@ -9,7 +9,8 @@ import optax
 from rearm_jax.experiment import Optimizer
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Recommender
-from rearm_jax.training.sampling import Sampler, draw_batch, epoch_order
+from rearm_jax.training.order import ComputedOrder, epoch_order
+from rearm_jax.training.sampling import Sampler, draw_batch
 
 _EPOCH_STREAM, _STEP_STREAM, _INPUT_STREAM = 0, 1, 2
 
@@ -98,8 +99,8 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1, state.key), metrics
 
 
-def draw_order(num_interactions: int, batch_size: int, shard: Shard, state: TrainState) -> jax.Array:
-    """The order of the interactions in the epoch that `state` stands in, int32 (num_interactions,), for `train_steps`.
+def draw_order(num_interactions: int, batch_size: int, shard: Shard, state: TrainState) -> jax.Array | ComputedOrder:
+    """The order of the interactions in the epoch that `state` stands in, of `epoch_order`, for `train_steps`.
 
     It depends on the root key and the number of the epoch alone, whichever step of the epoch it is drawn at.
     """
@@ -109,7 +110,7 @@ def draw_order(num_interactions: int, batch_size: int, shard: Shard, state: Trai
 
 def draw_epoch(
     model: Recommender, num_interactions: int, batch_size: int, shard: Shard, state: TrainState, inputs: Inputs
-) -> tuple[jax.Array, Inputs]:
+) -> tuple[jax.Array | ComputedOrder, Inputs]:
     """What is drawn once an epoch: its `draw_order`, and the model's `epoch_inputs`."""
     epoch = state.step // steps_per_epoch(num_interactions, batch_size)
     key = jax.random.fold_in(_stream(state, _INPUT_STREAM), epoch)
@@ -124,7 +125,7 @@ def train_steps(
     state: TrainState,
     inputs: Inputs,
     sampler: Sampler,
-    order: jax.Array,
+    order: jax.Array | ComputedOrder,
     num_steps: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array], dict[str, jax.Array]]:
     """The next steps of the epoch that `state` stands in, on the device; ends early after a non-finite step.
@@ -138,7 +139,7 @@ def train_steps(
       state: where training stands.
       inputs: those of the epoch.
       sampler: the train interactions.
-      order: int32 (n,), of the interactions in this epoch, from `draw_order`.
+      order: of the interactions in this epoch, from `draw_order`.
       num_steps: int32 (), must not go past the end of the epoch.
 
     Returns:
@@ -178,7 +179,7 @@ def steps_with_rates(
     state: TrainState,
     inputs: Inputs,
     sampler: Sampler,
-    order: jax.Array,
+    order: jax.Array | ComputedOrder,
     num_steps: jax.Array,
     rates: dict[str, dict[str, Any]],
 ) -> tuple[TrainState, dict[str, jax.Array], dict[str, jax.Array]]:

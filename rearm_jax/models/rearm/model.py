@@ -4,7 +4,6 @@ With two modalities this is exactly the published model; with M, the cross-atten
 M - 1 others. A parameter whose name ends in `_table` has one row per user (`user_...`) or per item (`item_...`).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -76,9 +75,8 @@ class Model(Ranked):
         inputs: dict[str, Any] = dict(build_relations(dataset, config))
         return inputs if config.model.train_features else inputs | feature_tables(dataset)
 
-    def initial_params(self, key: jax.Array, inputs: Inputs, dataset: Dataset) -> dict:
-        params = super().initial_params(key, inputs, dataset)
-        return with_features(params, feature_tables(dataset)) if self.train_features else params
+    def data_tables(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        return feature_tables(dataset) if self.train_features else {}
 
     def decays(self, path: tuple[str, ...]) -> bool:
         # The frozen meta projections get no gradient, and the original's AdamW skips them.
@@ -131,7 +129,7 @@ class Model(Ranked):
         for name, width in self.feature_widths:
             table_name = f"{side}_{name}_table"
             if self.train_features:
-                # Filled from the data by `with_features`; zeros here keep the features out of the module.
+                # Filled from the data by `data_tables`; zeros here keep the features out of the module.
                 table = self.param(table_name, nn.initializers.zeros, (num_rows, width))
             else:
                 table = inputs[table_name]
@@ -238,19 +236,3 @@ def feature_tables(dataset: Dataset) -> dict[str, np.ndarray]:
     for name, table in dataset.features.items():
         tables[f"user_{name}_table"] = user_interest_features(dataset.train, dataset.num_users, table)
     return tables
-
-
-def with_features(params: Mapping, tables: Mapping[str, np.ndarray]) -> dict:
-    """Parameters of REARM whose feature tables start from the data.
-
-    Args:
-      params: parameters.
-      tables: from `feature_tables`.
-
-    Raises:
-      ValueError: a table's shape differs from its parameter's.
-    """
-    for name, table in tables.items():
-        if table.shape != params[name].shape:
-            raise ValueError(f"{name}: the data has shape {table.shape}, the parameter {params[name].shape}")
-    return {**params, **{name: jnp.asarray(table, jnp.float32) for name, table in tables.items()}}
