@@ -21,7 +21,7 @@ def train_all(file: str, folder: str) -> None:
     results = []
     for modalities in MODALITIES:
         config = demo.get_config()
-        config.num_epochs = 8
+        config.num_epochs = 5
         config.graph.cache_dir = ""
         config.log.tensorboard = False
         config.data.modalities = modalities

@@ -32,7 +32,7 @@ def test_every_length_up_to_1000_is_a_bijection():
         np.testing.assert_array_equal(np.sort(places[:n]), np.arange(n))
 
 
-@pytest.mark.parametrize("n", [10_007, 2**20, 3 * 2**19 + 1])
+@pytest.mark.parametrize("n", [10_007, 2**17, 3 * 2**15 + 1])
 def test_long_ones_are_bijections(n):
     places = ComputedOrder(jax.random.key_data(jax.random.key(n)), n)[jnp.arange(n, dtype=jnp.int32)]
     assert places.dtype == np.int32
