@@ -28,6 +28,13 @@ def measured(inside: Inside) -> dict[str, float]:
     return found
 
 
+def cell(values: np.ndarray | None) -> str:
+    """Mean and standard deviation over seeds, the latter of two or more."""
+    if values is None:
+        return ""
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
 def table(workdir: Path, data: str, rows: list[str]) -> str:
     """The table of some rows, as Markdown."""
     columns = [f"{side}, {kinds}" for side in ("users", "items") for kinds in ("unique", "all")]
@@ -39,8 +46,7 @@ def table(workdir: Path, data: str, rows: list[str]) -> str:
         first = [f"{before[column]:.2f}" if column in before else "" for column in columns]
         lines.append(f"| {row}, before training | " + " | ".join(first) + " |")
         values = [np.array([one[column] for one in after]) if column in before else None for column in columns]
-        cells = ["" if v is None else f"{v.mean():.2f} ± {v.std(ddof=1):.2f}" for v in values]
-        lines.append(f"| {row}, {len(runs)} seeds | " + " | ".join(cells) + " |")
+        lines.append(f"| {row}, seeds: {len(runs)} | " + " | ".join(map(cell, values)) + " |")
     return "\n".join(lines)
 
 
