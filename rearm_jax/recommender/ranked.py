@@ -30,7 +30,8 @@ RANKING: Mapping[str, Setting] = {
 # Every learned model has the choice, so that none wins by the loss alone.
 RANKING_SPACE: SearchSpace = {
     "loss.ranking": Choice(("bpr", "softmax")),
-    "loss.ranking_temperature": LogUniform(0.05, 0.5),
+    "loss.similarity": Choice(("cosine", "dot")),
+    "loss.ranking_temperature": LogUniform(0.05, 1.0),
 }
 L2: Mapping[str, Setting] = {
     "loss.l2_weight": Setting(1e-2, NOT_NEGATIVE, "of the L2 part, over the batch's ID embeddings"),
