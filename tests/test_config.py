@@ -144,7 +144,7 @@ POSITIVE = (0, -1, 0.0, 1e-50, 1e39, NAN, INF, True, "1", None, (1.0,))
 NOT_NEGATIVE = (-1e-9, -1, 1e39, 10**400, NAN, INF, -INF, False, "0", None, [0.5])
 FRACTION = (-0.001, 1.001, 2, NAN, INF, True, "0.5", None)
 COUNT = (0, -1, 2**31, 1.0, True, "1", None, (1,))
-SWITCHES = ("meta_network", "heterography", "id_embeddings", "train_features")
+SWITCHES = ("meta_network", "heterography", "id_embeddings", "train_features", "unit_features")
 RELATIONS = ("user_cooccurrence", "user_interest", "item_cooccurrence", "item_semantic")
 BAD = {
     **dict.fromkeys(("learning_rate", "loss.temperature", "loss.ranking_temperature", "model.init_scale"), POSITIVE),

@@ -38,6 +38,7 @@ from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference.trained import Trained
 from rearm_jax.parallel.rows import Nodes, WholeTable
 from rearm_jax.recommender.contract import Representations
+from rearm_jax.recommender.featured import item_tables
 from rearm_jax.settings import modality_weights
 
 _EPSILON = 1e-7  # added to every degree, as in graphs.relations
@@ -151,11 +152,11 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
     semantic, counted, itself = _semantic_rows(dataset.features, features, settings)
     neighbours = _stand_ins(semantic)
     num_new = len(itself)
+    tables = item_tables(features, experiment.config.model.get("unit_features", False))
 
     def extended(name: str, value: Any) -> Any:
         if not isinstance(value, Adjacency):
-            modality = name.removeprefix("item_").removesuffix("_table")
-            return jnp.concatenate([value, features[modality]]) if name.startswith("item_") else value
+            return jnp.concatenate([value, tables[name]]) if name in tables else value
         if value.nodes == ("user",):
             return value
         if value.nodes == ("item",):
@@ -168,11 +169,11 @@ def extended_representations(trained: Trained, features: Mapping[str, np.ndarray
         return make_adjacency(_canonical(graph), value.nodes)
 
     params = dict(trained.params)
-    for name, table in {"id": None, **features}.items():
-        if f"item_{name}_table" in params:  # a model without modalities has no feature tables
-            trained_rows = np.asarray(params[f"item_{name}_table"])
+    for name, table in {"item_id_table": None, **tables}.items():
+        if name in params:  # a model without modalities has no feature tables
+            trained_rows = np.asarray(params[name])
             new_rows = neighbours @ trained_rows if table is None else table
-            params[f"item_{name}_table"] = jnp.concatenate([trained_rows, jnp.asarray(new_rows, jnp.float32)])
+            params[name] = jnp.concatenate([trained_rows, jnp.asarray(new_rows, jnp.float32)])
 
     model = experiment.model.clone(num_items=dataset.num_items + num_new)
     catalogue = _Catalogue(dataset.num_items)

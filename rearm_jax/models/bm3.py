@@ -30,7 +30,7 @@ from rearm_jax.graphs.row_adjacency import propagate
 from rearm_jax.losses import normalize_rows
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
-from rearm_jax.recommender.featured import TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import TRAIN_FEATURES, UNIT_FEATURES, Featured
 from rearm_jax.recommender.layers import drop_rows, id_init, torch_linear, xavier_normal, xavier_uniform
 from rearm_jax.recommender.objectives import row_weights
 from rearm_jax.recommender.ranked import L2, choose_l2_form
@@ -51,6 +51,7 @@ class Model(Featured):
             0.0, NOT_NEGATIVE, "standard deviation of the ID embeddings at the start; 0: Xavier uniform, as published"
         ),
         "model.train_features": TRAIN_FEATURES,
+        "model.unit_features": UNIT_FEATURES,
         "loss.modality_weight": Setting(2.0, NOT_NEGATIVE, "of the two losses of each modality's features"),
         **L2,
         "loss.l2_weight": L2["loss.l2_weight"]._replace(meaning="of the L2 part, over representations"),
@@ -62,6 +63,7 @@ class Model(Featured):
         "loss.modality_weight": LogUniform(0.1, 10.0),
         "loss.l2_weight": LogUniform(1e-4, 1.0),
     }
+    added_later = {"model.unit_features": False}
     rates = dict.fromkeys(("dropout", "modality_weight", "l2_weight"), np.float32)
 
     embedding_dim: int

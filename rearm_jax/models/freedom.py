@@ -35,7 +35,7 @@ from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.graphs.semantic import semantic_graph
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
-from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TIES, TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TIES, TRAIN_FEATURES, UNIT_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
 from rearm_jax.recommender.search_space import Choice, LogUniform
@@ -55,7 +55,7 @@ class Model(Ranked, Featured):
     """LightGCN over the edges of an epoch, and the frozen graph of the items."""
 
     title = "FREEDOM"
-    added_later = {"graph.ties": "lowest"}
+    added_later = {"graph.ties": "lowest", "model.unit_features": False}
     settings = {
         "learning_rate": Setting(1e-3, POSITIVE, "of AdamW; the peak where there is a schedule"),
         "graph.item_knn_k": ITEM_KNN_K,
@@ -72,6 +72,7 @@ class Model(Ranked, Featured):
             0.0, NOT_NEGATIVE, "standard deviation of the ID embeddings at the start; 0: Xavier uniform, as published"
         ),
         "model.train_features": TRAIN_FEATURES,
+        "model.unit_features": UNIT_FEATURES,
         "loss.modality_weight": Setting(1e-3, NOT_NEGATIVE, "of the ranking loss of each modality's features"),
         **RANKING,
     }

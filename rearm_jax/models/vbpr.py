@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
-from rearm_jax.recommender.featured import TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import TRAIN_FEATURES, UNIT_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, torch_linear, xavier_uniform
 from rearm_jax.recommender.ranked import L2, RANKING, RANKING_SPACE, Ranked, choose_l2_of_rows
 from rearm_jax.recommender.search_space import LogUniform
@@ -41,6 +41,7 @@ class Model(Ranked, Featured):
             0.0, NOT_NEGATIVE, "standard deviation of the embeddings at the start; 0: Xavier uniform, as published"
         ),
         "model.train_features": TRAIN_FEATURES._replace(default=False),
+        "model.unit_features": UNIT_FEATURES,
         **RANKING,
         **L2,
         "loss.l2_weight": L2["loss.l2_weight"]._replace(meaning="of the L2 part, over the batch's representations"),
@@ -50,6 +51,7 @@ class Model(Ranked, Featured):
         "loss.l2_weight": LogUniform(1e-4, 1.0),
         **RANKING_SPACE,
     }
+    added_later = {"model.unit_features": False}
     rates = {**Ranked.rates, "l2_weight": np.float32}
 
     embedding_dim: int

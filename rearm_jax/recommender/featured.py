@@ -1,5 +1,6 @@
 """Models that read the items' features: a table of each modality, trained with the rest or as it is in the data."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,22 +27,28 @@ KNN = Setting(
     '"exact", "approx" (needs faiss), or "auto": approx for more than 100,000 nodes',
 )
 TRAIN_FEATURES = Setting(True, SWITCH, "false: the features stay those of the data")
+UNIT_FEATURES = Setting(
+    False, SWITCH, "whether each item's features of a modality are divided by their length before the model reads them"
+)
 
 
 class Featured(Recommender, kw_only=True):
-    """A model that declares "model.train_features". Names of modalities and widths of their features are in the order
-    of config.data.modalities."""
+    """A model that declares "model.train_features" and "model.unit_features". Names of modalities and widths of their
+    features are in the order of config.data.modalities."""
 
     feature_widths: tuple[tuple[str, int], ...] = ()
     train_features: bool = True
+    unit_features: bool = False
 
     @classmethod
     def frozen_features(cls, dataset: Dataset, config: ConfigDict) -> dict[str, Any]:
         """The part of the inputs that `feature_table` reads: "item_MODALITY_table"; none where features are trained."""
-        return {} if config.model.train_features else jax.tree.map(jnp.asarray, _tables(dataset))
+        if config.model.train_features:
+            return {}
+        return jax.tree.map(jnp.asarray, item_tables(dataset.features, config.model.unit_features))
 
     def data_tables(self, dataset: Dataset) -> dict[str, np.ndarray]:
-        return _tables(dataset) if self.train_features else {}
+        return item_tables(dataset.features, self.unit_features) if self.train_features else {}
 
     def feature_table(self, name: str, width: int, inputs: Inputs, items: Nodes) -> Any:
         """X_m as far as this device holds it, float32 (num_items, width); inside of the forward pass."""
@@ -52,5 +59,16 @@ class Featured(Recommender, kw_only=True):
         return self.param(key, nn.initializers.zeros, (items.num_held(self.num_items), width))
 
 
-def _tables(dataset: Dataset) -> dict[str, np.ndarray]:
-    return {f"item_{name}_table": table for name, table in dataset.features.items()}
+def item_tables(features: Mapping[str, np.ndarray], unit: bool) -> dict[str, np.ndarray]:
+    """The features as a model starts from them, "item_MODALITY_table" float32 (n, width).
+
+    Args:
+      features: modality -> float32 (n, width).
+      unit: whether each row is divided by its length; rows of zeros stay.
+    """
+    return {f"item_{name}_table": _unit_rows(table) if unit else table for name, table in features.items()}
+
+
+def _unit_rows(table: np.ndarray) -> np.ndarray:
+    lengths = np.sqrt(np.einsum("ij,ij->i", table, table, dtype=np.float64))[:, None]
+    return np.divide(table, lengths, where=lengths > 0, out=np.zeros_like(table), casting="same_kind")

@@ -11,7 +11,7 @@ from rearm_jax.graphs.adjacency import Adjacency, items_to_users, propagate
 from rearm_jax.losses import contrastive_loss
 from rearm_jax.parallel.rows import Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Representations, used
-from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TIES, TRAIN_FEATURES, Featured
+from rearm_jax.recommender.featured import ITEM_KNN_K, KNN, TIES, TRAIN_FEATURES, UNIT_FEATURES, Featured
 from rearm_jax.recommender.layers import id_init, xavier_uniform
 from rearm_jax.recommender.objectives import l2_of_rows, row_weights
 from rearm_jax.recommender.ranked import RANKING, RANKING_SPACE, Ranked
@@ -29,6 +29,7 @@ SIDE_VIEWS: Mapping[str, Setting] = {
         0.0, NOT_NEGATIVE, "standard deviation of the ID embeddings at the start; 0: Xavier uniform, as published"
     ),
     "model.train_features": TRAIN_FEATURES,
+    "model.unit_features": UNIT_FEATURES,
     "loss.contrastive_weight": Setting(0.01, NOT_NEGATIVE, "of the contrastive loss of content and ID embeddings"),
     "loss.temperature": Setting(0.2, POSITIVE, "of the contrastive loss"),
     "loss.l2_weight": Setting(1e-4, NOT_NEGATIVE, "of the L2 part, over the batch's representations"),
@@ -48,7 +49,7 @@ class SideViews(Ranked, Featured, kw_only=True):
     """A model that declares SIDE_VIEWS among its settings, and gives the views "side" and "shared" (see `losses`)."""
 
     by_row = False
-    added_later = {"graph.ties": "lowest"}
+    added_later = {"graph.ties": "lowest", "model.unit_features": False}
     rates = {**Ranked.rates, **dict.fromkeys(("contrastive_weight", "temperature", "l2_weight"), np.float32)}
     ranks_new_items = False  # a graph of the items for each modality is more than a new item's one row can stand in for
 

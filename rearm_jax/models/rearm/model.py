@@ -23,6 +23,7 @@ from rearm_jax.models.rearm.relations import build_relations
 from rearm_jax.models.rearm.settings import ADDED_LATER, JOINT_RULES, SEARCH_SPACE, SETTINGS
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
 from rearm_jax.recommender.contract import Batch, Inputs, Representations, used
+from rearm_jax.recommender.featured import item_tables
 from rearm_jax.recommender.layers import torch_linear, xavier_normal
 from rearm_jax.recommender.objectives import batch_items, contrastive_share, l2_share
 from rearm_jax.recommender.ranked import Ranked
@@ -68,15 +69,18 @@ class Model(Ranked):
     heterography: bool = True
     id_embeddings: bool = True
     train_features: bool = True
+    unit_features: bool = False
     dtype: DTypeLike = jnp.float32
 
     @classmethod
     def relations(cls, dataset: Dataset, config: ConfigDict) -> Inputs:
         inputs: dict[str, Any] = dict(build_relations(dataset, config))
-        return inputs if config.model.train_features else inputs | feature_tables(dataset)
+        if config.model.train_features:
+            return inputs
+        return inputs | feature_tables(dataset, config.model.unit_features)
 
     def data_tables(self, dataset: Dataset) -> dict[str, np.ndarray]:
-        return feature_tables(dataset) if self.train_features else {}
+        return feature_tables(dataset, self.unit_features) if self.train_features else {}
 
     def decays(self, path: tuple[str, ...]) -> bool:
         # The frozen meta projections get no gradient, and the original's AdamW skips them.
@@ -228,11 +232,12 @@ class Model(Ranked):
         return parts
 
 
-def feature_tables(dataset: Dataset) -> dict[str, np.ndarray]:
-    """The raw features as tables: "item_MODALITY_table" float32 (num_items, width), and "user_MODALITY_table" float32
-    (num_users, width), the mean features of each user's train items.
+def feature_tables(dataset: Dataset, unit: bool) -> dict[str, np.ndarray]:
+    """The features as tables: "item_MODALITY_table" float32 (num_items, width), raw or with rows of length 1, and
+    "user_MODALITY_table" float32 (num_users, width), the mean of each user's train items.
     """
-    tables = {f"item_{name}_table": table for name, table in dataset.features.items()}
-    for name, table in dataset.features.items():
-        tables[f"user_{name}_table"] = user_interest_features(dataset.train, dataset.num_users, table)
+    tables = item_tables(dataset.features, unit)
+    for name in dataset.features:
+        interests = user_interest_features(dataset.train, dataset.num_users, tables[f"item_{name}_table"])
+        tables[f"user_{name}_table"] = interests
     return tables

@@ -1,6 +1,6 @@
 """REARM's settings. The defaults are the paper's for Baby, but for the modality weights."""
 
-from rearm_jax.recommender.featured import KNN, TIES
+from rearm_jax.recommender.featured import KNN, TIES, UNIT_FEATURES
 from rearm_jax.recommender.ranked import RANKING, RANKING_BEFORE, RANKING_SPACE
 from rearm_jax.recommender.search_space import Choice, LogUniform, Uniform
 from rearm_jax.settings import (
@@ -67,6 +67,7 @@ SETTINGS = {
     "model.train_features": Setting(
         True, SWITCH, "whether raw features are trained; else they are neither updated nor part of checkpoints"
     ),
+    "model.unit_features": UNIT_FEATURES,
     **RANKING,
     "loss.contrastive_weight": Setting(5e-6, NOT_NEGATIVE, "of the contrastive loss between modalities"),
     "loss.temperature": Setting(0.6, POSITIVE, "of the contrastive loss"),
@@ -118,4 +119,5 @@ ADDED_LATER = {
     "model.heterography": True,
     "model.id_embeddings": True,
     "model.train_features": True,
+    "model.unit_features": False,
 }
