@@ -1,4 +1,4 @@
-"""REARM+: the parts of REARM that carry weight, frozen features, a softmax loss, and EASE beside it.
+"""REARM+: the parts of REARM that carry weight, frozen features of length 1, a softmax loss, and EASE beside it.
 
     python -m rearm_jax.main --config=configs/rearm_plus.py --config.data.root=FOLDER --workdir=runs/rearm_plus
 
@@ -21,27 +21,29 @@ RECIPE: dict[str, Any] = {
     "loss.contrastive_weight": 0.0,
     "loss.orthogonal_weight": 0.0,
     "loss.ranking": "softmax",
-    "model.attention": "norm",
+    "loss.similarity": "dot",
+    "model.attention": "none",
     "model.meta_network": False,
     "model.num_layers": 2,
     "model.train_features": False,
+    "model.unit_features": True,
 }
 BESIDE: dict[str, Any] = {"residual.model": "ease"}
 START: dict[str, Any] = {
-    "learning_rate": 1e-3,
+    "learning_rate": 1.5e-3,
     "weight_decay": 0.5,
-    "graph.user_cooccurrence_weight": 0.55,
-    "graph.item_cooccurrence_weight": 0.2,
-    "loss.l2_weight": 1.0,
-    "loss.ranking_temperature": 0.12,
+    "graph.user_cooccurrence_weight": 0.6,
+    "graph.item_cooccurrence_weight": 0.3,
+    "loss.l2_weight": 2.0,
+    "loss.ranking_temperature": 0.2,
 }
 SPACE: SearchSpace = {
-    "learning_rate": LogUniform(4e-4, 3e-3),
-    "weight_decay": LogUniform(0.05, 3.0),
+    "learning_rate": LogUniform(7e-4, 4e-3),
+    "weight_decay": LogUniform(0.05, 2.0),
     "graph.user_cooccurrence_weight": Uniform(0.2, 1.0),
-    "graph.item_cooccurrence_weight": Uniform(0.05, 0.9),
-    "loss.l2_weight": LogUniform(0.05, 10.0),
-    "loss.ranking_temperature": Uniform(0.09, 0.18),
+    "graph.item_cooccurrence_weight": Uniform(0.05, 0.95),
+    "loss.l2_weight": LogUniform(0.2, 10.0),
+    "loss.ranking_temperature": LogUniform(0.1, 0.5),
 }
 
 

@@ -28,6 +28,9 @@ LEARNED = {
     "MGCN": "mgcn",
     "REARM": "rearm",
 }
+# What REARM+ has beyond its space, for the others: features of length 1, and the loss to begin with.
+FEATURED = ("FREEDOM", "VBPR", "BM3", "SMORE", "MGCN", "REARM")
+SOFTMAX = {"loss.ranking": "softmax"}
 PRUNE = Prune(epochs=10, share=0.5)
 
 
@@ -35,7 +38,8 @@ def with_and_without(names: list[str]) -> dict[str, Row]:
     """Two rows for each of some models of LEARNED."""
     rows = {}
     for name in names:
-        rows[name] = Row(LEARNED[name])
+        settings = {"model.unit_features": True} if name in FEATURED else {}
+        rows[name] = Row(LEARNED[name], settings, start={} if name == "BM3" else SOFTMAX)  # BM3 has no ranking loss
         rows[f"{name} + EASE"] = Row(LEARNED[name], BESIDE, trained=name)
     return rows
 
