@@ -28,8 +28,7 @@ REARM: dict[str, Any] = {
     "loss.orthogonal_weight": 1e-4,
     "loss.l2_weight": 4.0,
 }
-# Items end in a layer norm, so that their dot products are larger than REARM+'s, and with them the temperature.
-DOT: dict[str, Any] = {"loss.similarity": "dot", "loss.ranking_temperature": 1.0}
+SOFTMAX: dict[str, Any] = {"loss.ranking": "softmax", "loss.similarity": "dot", "loss.ranking_temperature": 1.0}
 PARTS: dict[str, dict[str, Any]] = {
     "attention norm": {"model.attention": "norm"},
     "attention none": {"model.attention": "none"},
@@ -42,16 +41,17 @@ PARTS: dict[str, dict[str, Any]] = {
     "no item semantic": {"graph.item_semantic": False},
     "features not propagated": {"model.heterography": False},
     "features frozen": {"model.train_features": False},
-    "softmax": {"loss.ranking": "softmax", **DOT},
+    "softmax": SOFTMAX,
     "features of length 1": {"model.unit_features": True},
     "batch 1024": {"batch_size": 1024},
     "batch 4096": {"batch_size": 4096},
 }
 OF_PLUS: dict[str, dict[str, Any]] = {
     "BPR": {"loss.ranking": "bpr", **{name: REARM[name] for name in START if name in REARM}},
-    "cosine": {"loss.similarity": "cosine"},
-    "attention full": {"model.attention": "full", "model.self_dropout": 0.1, "model.cross_dropout": 0.1, **DOT},
-    "attention norm": {"model.attention": "norm", **DOT},
+    "cosine": {"loss.similarity": "cosine", "loss.ranking_temperature": 0.12},
+    "attention full": {"model.attention": "full", "model.self_dropout": 0.1, "model.cross_dropout": 0.1},
+    # Without the layer norm, dot products are a fifth as large, and so is the temperature.
+    "attention none": {"model.attention": "none", "loss.ranking_temperature": 0.2},
     "contrastive loss": {"loss.contrastive_weight": 0.03, "loss.temperature": 0.2},
     "meta-network": {"model.meta_network": True},
     "features trained": {"model.train_features": True},

@@ -7,11 +7,11 @@ import dataclasses
 
 from rearm_jax.compare import Row, Spec
 from rearm_jax.configs.compare import office
-from rearm_jax.configs.compare.ablation import DOT
 from rearm_jax.configs.rearm_plus import START
 
+SOFTMAX = {"loss.ranking": "softmax", "loss.similarity": "dot"}
 # One setting alone, as it takes long: REARM+'s rates and weights, as far as REARM has them.
-REARM = Row("rearm", {**START, **office.SOFTMAX, **DOT, "model.unit_features": True}, space={})
+REARM = Row("rearm", START | SOFTMAX | {"model.unit_features": True}, space={})
 
 
 def get_spec() -> Spec:
