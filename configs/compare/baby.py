@@ -10,6 +10,6 @@ from rearm_jax.configs.compare import office
 
 
 def get_spec() -> Spec:
-    data = {"Baby": office.config_of("baby", ("title",))}
+    data = {"Baby": office.config_of("baby", ("title",), 4096)}
     rows = office.FITTED | office.PLUS | office.with_and_without(["LightGCN", "FREEDOM", "BPR-MF", "REARM"])
     return dataclasses.replace(office.get_spec(), data=data, rows=rows, tries=6, seeds=3)

@@ -44,11 +44,12 @@ def with_and_without(names: list[str]) -> dict[str, Row]:
     return rows
 
 
-def config_of(folder: str, modalities: tuple[str, ...]) -> ConfigDict:
+def config_of(folder: str, modalities: tuple[str, ...], batch_size: int = 2048) -> ConfigDict:
     """What the runs on a data set share."""
     config = default.get_config()
     config.data.root = os.path.join(os.environ.get("REARM_DATA", "data"), folder)
     config.data.modalities = modalities
+    config.batch_size = batch_size
     config.num_epochs = 150
     config.patience = 12
     return config
