@@ -1,6 +1,6 @@
 """The parts that are not PyTorch's: every part of our side runs, and the tables say what the results say."""
 
-from benchmarks import baselines, jax_side, problem, run, significance, table
+from benchmarks import baselines, jax_side, problem, run, seeds, significance, table
 from benchmarks.costs import Sizes, part_costs
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.relations import user_interest_features
@@ -39,6 +39,13 @@ def test_every_part_runs_from_the_files_of_a_problem(tmp_path):
     for make in parts.values():
         make()()
     assert set(parts) == {*run.PARTS, "compilation"} == set(part_costs(SIZES)) | {"compilation", "epoch", "evaluation"}
+
+
+def test_seeds_together_are_the_seeds_apart():
+    # `ways` compares their parameters itself.
+    experiment = build_experiment(tiny_config(model__name="bpr", batch_size=64))
+    functions = seeds.ways(experiment, num_seeds=2, num_steps=2)
+    assert seeds.medians(functions, 1).keys() == {"one after another", "together"}
 
 
 def test_costs_against_a_count_by_hand():
