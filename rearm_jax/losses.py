@@ -9,7 +9,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from rearm_jax.parallel.blocks import BlockRows, in_blocks
+
 _Gradients = tuple[jax.Array, jax.Array]  # with respect to anchors and candidates
+_ANCHORS = BlockRows(256, gpu=4096)  # of InfoNCE in a block
 
 
 def bpr_loss(positive_scores: jax.Array, negative_scores: jax.Array, weights: jax.Array) -> jax.Array:
@@ -59,7 +62,7 @@ def contrastive_loss(
     weights: jax.Array,
     candidate_mask: jax.Array,
     temperature: jax.Array | float,
-    block_size: int = 256,
+    block_rows: BlockRows = _ANCHORS,
 ) -> jax.Array:
     """InfoNCE (van den Oord et al., 2018) between two views of the same nodes, REARM's contrastive loss.
 
@@ -74,7 +77,7 @@ def contrastive_loss(
       weights: float (a,), 0 for anchors that do not count; they add up to 1 for a mean.
       candidate_mask: bool (c,), False for candidates that do not count (repeated nodes, padding).
       temperature: t, positive; no gradient flows into it.
-      block_size: anchors in a block.
+      block_rows: anchors in a block.
 
     Raises:
       ValueError: the widths or lengths do not fit.
@@ -92,7 +95,7 @@ def contrastive_loss(
     chosen = jnp.nonzero(weights > 0, size=len(anchors), fill_value=len(anchors))[0]
     anchors, targets, weights = (x.at[chosen].get(mode="fill", fill_value=0) for x in (anchors, targets, weights))
     positives = jnp.sum(anchors * candidates[targets], axis=1) * (1 / temperature)
-    log_totals = _weighted_log_totals(anchors, candidates, weights, candidate_mask, temperature, block_size)
+    log_totals = _weighted_log_totals(anchors, candidates, weights, candidate_mask, temperature, block_rows)
     return log_totals - jnp.sum(weights * positives)
 
 
@@ -103,10 +106,10 @@ def _weighted_log_totals(
     weights: jax.Array,
     candidate_mask: jax.Array,
     temperature: jax.Array | float,
-    block_size: int,
+    block_rows: BlockRows,
 ) -> jax.Array:
     """sum_i weights_i log sum_j exp(anchors_i candidates_j / t); anchors of weight 0 come last."""
-    return _log_totals_forward(anchors, candidates, weights, candidate_mask, temperature, block_size)[0]
+    return _log_totals_forward(anchors, candidates, weights, candidate_mask, temperature, block_rows)[0]
 
 
 def _log_totals_forward(
@@ -115,11 +118,22 @@ def _log_totals_forward(
     weights: jax.Array,
     candidate_mask: jax.Array,
     temperature: jax.Array | float,
-    block_size: int,
+    block_rows: BlockRows,
 ) -> tuple[jax.Array, _Gradients]:
     # The gradient is made here, while a block's probabilities are at hand, and only scaled in the backward pass.
+    given = anchors, candidates, weights, candidate_mask, temperature
+    return in_blocks(_log_totals_in_blocks, block_rows, len(anchors), *given)
+
+
+def _log_totals_in_blocks(
+    block_size: int,
+    anchors: jax.Array,
+    candidates: jax.Array,
+    weights: jax.Array,
+    candidate_mask: jax.Array,
+    temperature: jax.Array | float,
+) -> tuple[jax.Array, _Gradients]:
     num_anchors = len(anchors)
-    block_size = min(block_size, num_anchors)
     anchors = jnp.pad(anchors, ((0, -num_anchors % block_size), (0, 0)))
     weights = jnp.pad(weights, (0, -num_anchors % block_size))
 
@@ -138,12 +152,15 @@ def _log_totals_forward(
 
     num_blocks = -(-jnp.sum(weights > 0) // block_size)
     carry = jnp.zeros((), anchors.dtype), jnp.zeros_like(anchors), jnp.zeros_like(candidates.T)
-    loss, d_anchors, d_candidates = jax.lax.fori_loop(0, num_blocks, add_block, carry)
+    if len(anchors) == block_size > _ANCHORS.elsewhere:  # spares a GPU a loop whose length it has to tell the host
+        loss, d_anchors, d_candidates = add_block(jnp.int32(0), carry)
+    else:
+        loss, d_anchors, d_candidates = jax.lax.fori_loop(0, num_blocks, add_block, carry)
     return loss, (d_anchors[:num_anchors], d_candidates.T)
 
 
 def _log_totals_backward(
-    block_size: int, residuals: _Gradients, g: jax.Array
+    block_rows: BlockRows, residuals: _Gradients, g: jax.Array
 ) -> tuple[jax.Array, jax.Array, None, None, None]:
     d_anchors, d_candidates = residuals
     return g * d_anchors, g * d_candidates, None, None, None

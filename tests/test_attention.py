@@ -7,6 +7,7 @@ import pytest
 
 from rearm_jax.models.rearm import attention
 from rearm_jax.models.rearm.attention import DropRate, ScalarAttention, attend, dropout_mask, scalar_attention
+from rearm_jax.parallel.blocks import BlockRows
 
 SEED = jnp.uint32(11)
 jitted_mask = jax.jit(dropout_mask, static_argnums=2)
@@ -101,7 +102,7 @@ def test_block_size_does_not_change_the_result(monkeypatch, block):
         return value_and_pullback(lambda *args: scalar_attention(*args, SEED, 0.5), *inputs)
 
     expected = run()
-    monkeypatch.setattr(attention, "_BLOCK_NODES", block)
+    monkeypatch.setattr(attention, "_BLOCK_NODES", BlockRows(block, block))
     monkeypatch.setattr(jax.lax, "map", counting_map)
     found = run()
     assert num_blocks == [-(-150 // block)] * 2  # forward and backward, traced anew with this block size
@@ -227,7 +228,7 @@ def test_module_is_torch_multihead_attention():
 
 
 def test_calls_at_once_are_those_one_by_one(monkeypatch):
-    monkeypatch.setattr(attention, "_BLOCK_NODES", 4)
+    monkeypatch.setattr(attention, "_BLOCK_NODES", BlockRows(4, 4))
     q, k, v = (x.reshape(2, 7, 6) for x in random_inputs(14, 6))
     seeds = jnp.array([3, 4], jnp.uint32)
     found = scalar_attention(q, k, v, seeds, 0.5, 9)

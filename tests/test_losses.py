@@ -13,6 +13,7 @@ from rearm_jax.losses import (
     normalize_rows,
     orthogonal_loss,
 )
+from rearm_jax.parallel.blocks import BlockRows
 
 
 def normal(*shape, seed=0):
@@ -95,7 +96,13 @@ def test_contrastive_equals_the_dense_loss(temperature, block_size):
     ids = np.random.default_rng(2).integers(0, 50, 61)
     valid = np.ones(61, bool)
     value, gradients = value_and_gradients(
-        contrastive_of_ids, first, second, ids, valid, temperature=temperature, block_size=block_size
+        contrastive_of_ids,
+        first,
+        second,
+        ids,
+        valid,
+        temperature=temperature,
+        block_rows=BlockRows(block_size, block_size),
     )
     np.testing.assert_allclose(value, numpy_infonce(first, second, ids, temperature), rtol=1e-4, atol=1e-5)
     expected = in_float64(jax.grad(lambda a, b: dense_infonce(a, b, ids, temperature), (0, 1)), first, second)

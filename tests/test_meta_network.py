@@ -7,6 +7,7 @@ import pytest
 
 from rearm_jax.models.rearm.meta_network import MetaNetwork
 from rearm_jax.parallel import rows
+from rearm_jax.parallel.blocks import BlockRows
 from rearm_jax.parallel.rows import ALL, Nodes
 
 N, D, RANK = 5, 4, 3
@@ -71,7 +72,7 @@ def assert_trees_close(found, expected):
 @pytest.mark.parametrize("block_rows", [2, 5, 2048])
 @pytest.mark.parametrize(("num_modalities", "wanted"), [(2, None), (2, [4, 0, 3, 3]), (1, [3]), (3, None)])
 def test_equals_the_dense_version(num_modalities, wanted, block_rows, monkeypatch):
-    monkeypatch.setattr(rows, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(rows, "_BLOCK_ROWS", BlockRows(block_rows, block_rows))
     model, params = make(True, num_modalities)
     modal, embeddings = inputs(num_modalities)
     nodes = ALL if wanted is None else Nodes(wanted=jnp.array(wanted))
@@ -123,7 +124,7 @@ def test_frozen_projection_and_what_stands_before_it_get_no_gradient():
 
 @pytest.mark.parametrize("count", [0, 1, 4, 6, 7])
 def test_only_the_first_rows_are_summed(count, monkeypatch):
-    monkeypatch.setattr(rows, "_BLOCK_ROWS", 3)
+    monkeypatch.setattr(rows, "_BLOCK_ROWS", BlockRows(3, 3))
     table = np.random.default_rng(2).standard_normal((7, 2)).astype(np.float32)
     table[count:] = np.inf  # whose transformation is NaN
 

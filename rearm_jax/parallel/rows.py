@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rearm_jax.parallel.blocks import BlockRows, in_blocks
+
 AXIS = "devices"
-_BLOCK_ROWS = 2048  # that `sum_rows` transforms at a time
+_BLOCK_ROWS = BlockRows(2048, gpu=65536)  # that `sum_rows` transforms at a time
 
 
 class WholeTable:
@@ -195,9 +197,6 @@ def sum_rows(transform: Callable[[jax.Array], jax.Array], table: jax.Array, coun
       float (w,).
     """
     n, columns = table.shape
-    size = min(_BLOCK_ROWS, n)
-    blocks = jnp.pad(table, ((0, -n % size), (0, 0))).reshape(-1, size, columns)
-    counts = (jnp.arange(len(blocks) * size) < count).reshape(-1, size, 1)
 
     @jax.checkpoint
     def block_sum(block: jax.Array, counts: jax.Array) -> jax.Array:
@@ -206,5 +205,12 @@ def sum_rows(transform: Callable[[jax.Array], jax.Array], table: jax.Array, coun
     def add(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return total + block_sum(*block), None
 
-    shape = jax.eval_shape(block_sum, blocks[0], counts[0])
-    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (blocks, counts))[0]
+    def sum_blocks(size: int, table: jax.Array, count: jax.Array | int) -> jax.Array:
+        if size == n > _BLOCK_ROWS.elsewhere:
+            return block_sum(table, (jnp.arange(n) < count)[:, None])
+        blocks = jnp.pad(table, ((0, -n % size), (0, 0))).reshape(-1, size, columns)
+        counts = (jnp.arange(len(blocks) * size) < count).reshape(-1, size, 1)
+        shape = jax.eval_shape(block_sum, blocks[0], counts[0])
+        return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (blocks, counts))[0]
+
+    return in_blocks(sum_blocks, _BLOCK_ROWS, n, table, count)

@@ -158,7 +158,8 @@ def draw_negatives(
             return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
 
         rounds = sampler.excluded.shape[0].bit_length()
-        skipped, _ = jax.lax.fori_loop(0, rounds, halve, (jnp.zeros_like(count), count))
+        # Four in a body: on a GPU each round of the loop costs launches.
+        skipped, _ = jax.lax.fori_loop(0, rounds, halve, (jnp.zeros_like(count), count), unroll=4)
         return rank + skipped, free
 
     items, free = user_rows.lookup(draw, users)

@@ -5,6 +5,7 @@ scores q_i k_j, softmax over j. The (n, d, d) weights are never kept: blocks of 
 backward pass recomputes them from the log-sum-exp of each row, as in FlashAttention (Dao et al., NeurIPS 2022).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from rearm_jax.parallel.blocks import BlockRows, in_blocks
+
 _Arrays = tuple[jax.Array, ...]
 
-_BLOCK_NODES = 128  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
+_BLOCK_NODES = BlockRows(128, gpu=8192)  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
 
 
 class DropRate(NamedTuple):
@@ -193,16 +196,20 @@ def _map_blocks(
       (..., n, d) arrays.
     """
     *_, n, d = shape = arrays[0].shape
-    size = min(_BLOCK_NODES, n)
-    padding = -n % size
 
-    def split(x: jax.Array) -> jax.Array:
-        return jnp.pad(x.reshape(-1, n, d), ((0, 0), (0, padding), (0, 0))).reshape(-1, size, d)
+    def map_blocks(size: int, seed: jax.Array, first_node: jax.Array, *arrays: jax.Array) -> _Arrays:
+        padding = -n % size
 
-    nodes = (first_node + jnp.arange(n + padding, dtype=jnp.uint32)).reshape(-1, size)
-    seeds = jnp.repeat(seed.reshape(-1), len(nodes))
-    outputs = jax.lax.map(block, (*map(split, arrays), seeds, jnp.tile(nodes, (seed.size, 1))))
-    return jax.tree.map(lambda x: x.reshape(-1, n + padding, d)[:, :n].reshape(shape), outputs)
+        def split(x: jax.Array) -> jax.Array:
+            return jnp.pad(x.reshape(-1, n, d), ((0, 0), (0, padding), (0, 0))).reshape(-1, size, d)
+
+        nodes = (first_node + jnp.arange(n + padding, dtype=jnp.uint32)).reshape(-1, size)
+        seeds = jnp.repeat(seed.reshape(-1), len(nodes))
+        run = jax.vmap(block) if size == n > _BLOCK_NODES.elsewhere else functools.partial(jax.lax.map, block)
+        outputs = run((*map(split, arrays), seeds, jnp.tile(nodes, (seed.size, 1))))
+        return jax.tree.map(lambda x: x.reshape(-1, n + padding, d)[:, :n].reshape(shape), outputs)
+
+    return in_blocks(map_blocks, _BLOCK_NODES, n, seed, first_node, *arrays)
 
 
 def _symmetric_uniform(bound: float) -> Callable:
