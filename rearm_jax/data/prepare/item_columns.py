@@ -80,9 +80,11 @@ def read_item_columns(
         if len(empty):
             raise DataError(
                 f"{reading.where(path, empty['row'][0])}, column {item!r}: the id is empty; mend the row or remove it"
+                f"{reading.line(path, empty['row'][0])}"
             )
         others.append(rows.filter(pl.col("number").is_null())["id"].drop_nulls())
-        refuse_two_spellings(others[-1], f"{path}, column {item!r}", pl.Series(item_ids), "the interactions")
+        quotes = reading.quote_of(os.fspath(path)) != "none"
+        refuse_two_spellings(others[-1], f"{path}, column {item!r}", pl.Series(item_ids), "the interactions", quotes)
         of_items = rows.drop_nulls("number")
         first = of_items.unique("number", keep="first", maintain_order=True)
         first = first.filter(~pl.Series(has_row)[first["number"]])
@@ -149,8 +151,10 @@ def find_pictures(folder: str | os.PathLike, item_ids: np.ndarray) -> tuple[list
 
 
 def _as_text(table: pl.LazyFrame, name: str) -> pl.Expr:
-    """Text, but for what is nested, which only Parquet has."""
-    return pl.col(name) if table.collect_schema()[name].is_nested() else pl.col(name).cast(pl.String)
+    """Text, but for what is nested, which only Parquet has. NaN, which pandas writes for a missing number, is none."""
+    dtype = table.collect_schema()[name]
+    column = pl.col(name).fill_nan(None) if dtype.is_float() else pl.col(name)
+    return column if dtype.is_nested() else column.cast(pl.String)
 
 
 def _plain_parts(value: object) -> list[str]:
