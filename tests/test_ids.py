@@ -195,6 +195,19 @@ def test_an_empty_id_of_a_table_of_items(tmp_path, name):
     assert str(caught.value).startswith(f"{place(path, 2)}, column 'item': the id is empty")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("items.csv", '"item","title"\nA1,x\nITEM,title\n', "line 3, column 'item': 'ITEM' is the name of the column"),
+        ("items.csv", "item,title\nA1,x\nB2,x\nnan,y\n", "line 4, column 'item': 'nan' is what programs write"),
+        ("items.jsonl", '{"item": "A1"}\n{"item": ["B2"], "title": "x"}\n', "line 2, .* is a list or an object"),
+    ],
+)
+def test_what_is_no_id_of_an_item(tmp_path, name, text, words):
+    with pytest.raises(DataError, match=words):
+        read_item_columns([write(tmp_path / name, text)], ["title"], np.array(["A1"]))
+
+
 @pytest.mark.parametrize(("known", "there"), [("12", "12.0"), ("12.0", "12")])
 def test_spellings_are_compared_wherever_ids_are_joined(tmp_path, known, there):
     known_ids = np.array([known, "7"])

@@ -2,7 +2,6 @@
 spellings, such as 12 beside 12.0: one user becomes two, and a join finds nothing."""
 
 import json
-from collections.abc import Sequence
 
 import polars as pl
 from absl import logging
@@ -18,7 +17,7 @@ _WHOLE_FLOAT = r"^([-+]?[0-9]+)\.0+$"
 _R_FLOAT = r"^[1-9](?:\.[0-9]+)?e\+(?:0[0-9]|1[0-5])$"  # 100000 is 1e+05 in the files of R
 _QUOTED = r'^"(.+)"$'
 _TWO_SPELLINGS = rf"{_WHOLE_FLOAT}|{_R_FLOAT}|{_QUOTED}|[^\x00-\x7f]"  # what may have another
-_MISSING = ("nan", "<na>", "nat", r"\n", "none", "null", "na", "n/a", "#n/a", "undefined")  # casefolded
+_MISSING = ("nan", "<na>", "nat", r"\n", "none", "null", "na", "n/a", "#n/a", "undefined")  # in lower case
 
 
 def cut_blanks(text: pl.Expr) -> pl.Expr:
@@ -70,28 +69,30 @@ def _plain(ids: pl.Expr, quotes: bool) -> pl.Expr:
     return pl.when(of_r == of_r.floor()).then(of_r.cast(pl.Int64).cast(pl.String)).otherwise(plain)
 
 
-def missing_words(ids: Sequence[str], where: str) -> list[str]:
+def missing_words(ids: pl.Series, where: str) -> list[str]:
     """Those of the ids that programs write for a missing one, if the others are codes: most of them have a digit.
     Among names None may be one, and a warning says that it is there.
 
     Args:
-        ids: different ones.
+        ids: different ones, text without nulls.
         where: their place, for the warning.
     """
-    words = [name for name in ids if name.casefold() in _MISSING]
-    num_codes = sum(any(map(str.isdigit, name)) for name in ids) if words else 0
-    if 2 * num_codes > len(ids) - len(words):
+    words = ids.filter(ids.str.to_lowercase().is_in(_MISSING)).to_list()
+    if words and 2 * ids.str.contains("[0-9]").sum() > len(ids) - len(words):
         return words
     for word in words:
         logging.warning("%s: %r is an id; if it stands for a missing one, remove its rows", where, word)
     return []
 
 
-def is_nested(name: str) -> bool:
-    """Whether an id is a list or an object, written as JSON."""
-    if name[0] + name[-1] not in ("[]", "{}"):
-        return False
+def nested_ids(ids: pl.Series) -> list[str]:
+    """Those that are a list or an object, written as JSON."""
+    return [name for name in ids.filter(ids.str.contains(r"(?s)^(?:\[.*\]|\{.*\})$")) if _is_json(name)]
+
+
+def _is_json(text: str) -> bool:
     try:
-        return isinstance(json.loads(name), (list, dict))
+        json.loads(text)
     except (ValueError, RecursionError):
         return False
+    return True

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from absl import logging
 
-from rearm_jax.data.prepare.ids import cut_blanks, is_nested, missing_words, refuse_two_spellings
+from rearm_jax.data.prepare.ids import cut_blanks, missing_words, nested_ids, refuse_two_spellings
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.data.prepare.times import as_number, as_times, refuse_mixed_units
@@ -120,14 +120,15 @@ def read_interactions(
     quotes = not any(reading.quote_of(os.fspath(path)) == "none" for path in paths)
     users, user_ids = _numbered(rows["user"], paths, quotes)
     items, item_ids = _numbered(rows["item"], paths, quotes)
-    _refuse_no_ids(parts, paths, {"user": user_ids.tolist(), "item": item_ids.tolist()}, names_of, reading)
+    _refuse_no_ids(parts, paths, {"user": user_ids, "item": item_ids}, names_of, reading)
     times = rows["time"].to_numpy() if with_times else None
     num_low = 0
     if min_rating is not None:
         enough = ~rows["low"].to_numpy()
         num_low = len(rows) - int(enough.sum())
         users, items, times = users[enough], items[enough], None if times is None else times[enough]
-    return Interactions(users, items, times, user_ids, item_ids, num_blank, num_low, num_cut, num_naive)
+    user_names, item_names = (ids.to_numpy().astype(np.str_) for ids in (user_ids, item_ids))
+    return Interactions(users, items, times, user_names, item_names, num_blank, num_low, num_cut, num_naive)
 
 
 def _refuse_missing(
@@ -162,7 +163,7 @@ def _refuse_missing(
 def _refuse_no_ids(
     parts: Sequence[pl.DataFrame],
     paths: Sequence[str | os.PathLike],
-    ids: Mapping[str, Sequence[str]],
+    ids: Mapping[str, pl.Series],
     names_of: Mapping[str, Sequence[str]],
     reading: Reading,
 ) -> None:
@@ -182,17 +183,16 @@ def _refuse_no_ids(
                 f"{reading.where(path, row)}: the id of the {side} is {word!r}, which programs write for a missing "
                 f"one; mend the row or remove it{reading.line(path, row)}"
             )
-        for path, row, (nested,) in _rows_with(parts, paths, {side: [name for name in found if is_nested(name)]}):
+        for path, row, (nested,) in _rows_with(parts, paths, {side: nested_ids(found)}):
             if reading.is_object(path):
                 raise DataError(
                     f"{reading.where(path, row)}: the id of the {side} is a list or an object, {shown(nested)}; ids "
                     f"must be text or whole numbers{reading.line(path, row)}"
                 )
-    names = {side: {name.casefold() for name in listed} for side, listed in names_of.items()}
-    headers = {
-        side: [name for name in found if name.casefold().removesuffix(":token") in names[side]]
-        for side, found in ids.items()
-    }
+    headers = {}
+    for side, found in ids.items():
+        plain = found.str.to_lowercase().str.strip_suffix(":token")
+        headers[side] = found.filter(plain.is_in([name.lower() for name in names_of[side]])).to_list()
     for path, row, _ in _rows_with(parts, paths, headers):
         raise DataError(
             f"{reading.where(path, row)}: names of columns in the place of ids, the header again; remove the row"
@@ -237,7 +237,7 @@ def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLik
     return num_naive
 
 
-def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool) -> tuple[np.ndarray, np.ndarray]:
+def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool) -> tuple[np.ndarray, pl.Series]:
     """Numbers of categorical ids in the order of the ids, and the ids. `quotes` is that of refuse_two_spellings."""
     seen = pl.DataFrame({"id": ids.unique()}).select(code=pl.col("id").to_physical(), id=pl.col("id").cast(pl.String))
     seen = seen.sort(pl.col("id").str.len_chars(), "id")
@@ -252,4 +252,4 @@ def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool) 
     codes = seen["code"].to_numpy()
     number = np.zeros(1 + codes.max(initial=0), np.int64)
     number[codes] = np.arange(len(codes))
-    return number[ids.to_physical().to_numpy()], seen["id"].to_numpy().astype(np.str_)
+    return number[ids.to_physical().to_numpy()], seen["id"]

@@ -146,8 +146,7 @@ def _repeating_lines(text: Text, names: Iterable[str]) -> Iterator[Refused]:
     number = 1
     for start, end in text.blocks(text.start, _BLOCK):
         block = text.data[start:end]
-        # Between two of a name there must be the end of a line.
-        doubtful = [key for key in keys if any(b"\n" not in between for between in block.split(key)[1:-1])]
+        doubtful = [key for key in keys if re.search(rb"%b[^\n]*%b" % (re.escape(key), re.escape(key)), block)]
         for i, line in enumerate(block.split(b"\n"), number) if doubtful else ():
             if any(line.count(key) > 1 for key in doubtful) and (name := _repeated_name(line)) is not None:
                 yield Refused(i, 1, _TWICE, f"{_TWICE} ({name!r}): {text.shown(line)}")
