@@ -250,6 +250,7 @@ def test_the_dialect_that_fits(tmp_path, data, expected, quote):
         ('a,b\n1,"x, y"\n2,a 12" disc\n', ["quote=none, line 2", "quote=double, line 3: a quote within a field"]),
         ('a,b\n1,"x, y"\n2,"I loved\n3,z\n', ["quote=double, line 3: a quote that nothing closes"]),
         ('"a","b"\n"1","x\\"y"\n"2","C:\\dir"\n', ["line 3: what backslashes mean", "none or quote=backslash"]),
+        ('a,b\n1,"say ""hi"" now"\n2,a 12" disc\n3,z\n', ["line 3: a quote within a field", "quote=none"]),
         ('"a","b,c"\n"1","2,3"\n', ["line 1: what quotes mean is not clear"]),
         ('a,b\n1,"x, \\\\"\n', ["line 2: what backslashes mean", "double or quote=backslash"]),
     ],

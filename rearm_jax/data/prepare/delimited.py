@@ -154,13 +154,13 @@ def _best(fits: list[Survey]) -> list[Survey]:
 
 
 def _has_quoted_values(text: Text, one: Survey) -> bool:
-    """Whether most lines have a value in quotes, as where quotes are no part of the values."""
+    """Whether quotes are no part of the values: most lines have a value in quotes, or one has doubled quotes within."""
     body = one.layout.body
     lines = [line.strip(BLANKS) for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_LOOKED_AT]]
-    quoted = [
-        any(re.fullmatch(rb'".*"', field) for field in line.split(one.layout.separator)) for line in lines if line
-    ]
-    return sum(quoted) > len(quoted) / 2
+    fields = [line.split(one.layout.separator) for line in lines if line]
+    quoted = [any(re.fullmatch(rb'".*"', field) for field in values) for values in fields]
+    legal = [re.fullmatch(rb'"((?:[^"]|"")*)"', field) for values in fields for field in values]
+    return sum(quoted) > len(quoted) / 2 or any(match is not None and b'""' in match[1] for match in legal)
 
 
 def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:

@@ -47,7 +47,7 @@ def refuse_two_spellings(ids: pl.Series, where: str, known: pl.Series, known_whe
     if {one, other} & {f'"{one}"', f'"{other}"'}:
         raise DataError(
             f"{where}: the id {one!r} is there, and {other!r} in {known_where}: one id with and without quotes. Write "
-            "the ids alike, or say that quotes are characters with quote=none"
+            "the ids alike (of text files, quote=none says that quotes are characters)"
         )
     if not (one.isascii() and other.isascii()):
         raise DataError(
@@ -78,7 +78,7 @@ def missing_words(ids: pl.Series, where: str) -> list[str]:
         where: their place, for the warning.
     """
     words = ids.filter(ids.str.to_lowercase().is_in(_MISSING)).to_list()
-    if words and 2 * ids.str.contains("[0-9]").sum() > len(ids) - len(words):
+    if words and 2 * ids.str.contains("[0-9]").sum() >= len(ids) - len(words):
         return words
     for word in words:
         logging.warning("%s: %r is an id; if it stands for a missing one, remove its rows", where, word)
