@@ -60,9 +60,8 @@ def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] =
         if refused and not skip:
             raise TextError(f"{text.path}, {refused[0]}. {MEND}")
         if skip:
-            known = {record.line for record in refused}
-            refused += [record for record in _bad_lines(text) if record.line not in known]
-            refused.sort(key=lambda record: record.line)
+            of_lines = {record.line: record for record in (*_bad_lines(text), *refused)}
+            refused = [of_lines[line] for line in sorted(of_lines)]
         else:
             explain = functools.partial(_explain, text)
         may_have_halves = all(text.data.find(sign) >= 0 for sign in (b"\\", b"\\u"))
@@ -295,9 +294,8 @@ def _checked(row: object) -> dict:
 
 def _refused(text: Text, number: int, line: bytes, load: Callable[[bytes], dict]) -> Refused:
     kind = "no Python dict" if load is _load_python else "no JSON object"
-    reason = "JSON has neither NaN, infinities nor numbers beyond 64-bit floats"
-    if load is _load_python:
-        reason = "JSON cannot have a value of it"
+    lacks = "a value of it" if load is _load_python else "NaN, infinities, or numbers beyond 64-bit floats"
+    reason = f"JSON cannot have {lacks}"
     try:
         load(line)
     except _ERRORS as error:
