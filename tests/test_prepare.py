@@ -22,6 +22,7 @@ from rearm_jax.data.prepare import Settings, kinds, prepare
 from rearm_jax.data.prepare.__main__ import main, parse
 from rearm_jax.data.prepare.interactions import USER_COLUMNS, read_interactions
 from rearm_jax.data.prepare.item_columns import make_names, read_item_columns
+from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS
 from rearm_jax.errors import ConfigError, DataError
 
@@ -223,7 +224,7 @@ def test_ids_of_any_text_come_back(tmp_path, rows):
     data = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     for name, save in (("a.csv", data.write_csv), ("b.jsonl", data.write_ndjson), ("c.parquet", data.write_parquet)):
         save(tmp_path / name)
-        found = read(tmp_path / name)
+        found = read(tmp_path / name, reading=Reading(quotes=[("", "double")]))
         assert sorted(pairs(found)) == sorted((user.strip(), item.strip()) for user, item in rows)
         assert found.num_cut == sum(word != word.strip() for row in rows for word in row)
 
