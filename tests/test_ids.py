@@ -16,6 +16,7 @@ from rearm_jax.data.labels import check_labels
 from rearm_jax.data.prepare.interactions import read_interactions
 from rearm_jax.data.prepare.item_columns import find_pictures, read_item_columns
 from rearm_jax.data.prepare.item_features import read_features
+from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.errors import DataError
 
 EMPTY = {
@@ -108,6 +109,73 @@ def test_other_ids_that_look_like_numbers_are_their_own(tmp_path):
     assert sorted(found.user_ids) == sorted(found.item_ids) == sorted(ids)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ("100000", "1e+05", "one number in two spellings"),  # what write.csv of R makes of numbers
+        ("1.5e+03", "1500", "one number in two spellings"),
+        ("Guns", '"Guns"', "with and without quotes.*quote=none"),
+        ("caf\u00e9", "cafe\u0301", "two spellings of Unicode"),
+    ],
+)
+def test_one_text_in_two_spellings_is_refused(tmp_path, one, other, words):
+    pl.DataFrame({"user": ["a", "b"], "item": [one, other]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=words):
+        read_interactions([tmp_path / "log.parquet"])
+    table = write(tmp_path / "items.jsonl", json.dumps({"item": other, "title": "x"}))
+    with pytest.raises(DataError, match=words):
+        read_item_columns([table], ["title"], np.array([one]))
+    found, counts = features_of(tmp_path, [one, other], [one, other])  # where both are known, each has its own
+    assert found.any()
+    assert counts["absent"] == 0
+
+
+def test_quotes_are_characters_where_somebody_says_so(tmp_path):
+    path = write(tmp_path / "log.tsv", 'user\titem\na\t"Weird Al" Yankovic\na\t"Guns"\nb\tGuns\n')
+    with pytest.raises(DataError, match="with and without quotes"):
+        read_interactions([path])
+    found = read_interactions([path], reading=Reading(quotes=[("", "none")]))
+    assert sorted(found.item_ids) == ['"Guns"', '"Weird Al" Yankovic', "Guns"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "NULL", "NA", "N/A", "<NA>", "\\N", "NaT"])
+def test_a_word_for_a_missing_id_is_refused_among_codes(tmp_path, word, caplog):
+    path = write(tmp_path / "log.csv", f"user,item\n17,A1\n,\n18,{word}\n19,B2\n")
+    with pytest.raises(DataError) as caught:
+        read_interactions([path])
+    assert f"log.csv, line 4: the id of the item is {word!r}" in str(caught.value)
+    assert f"The line is {f'18,{word}'!r}" in str(caught.value)
+    path = write(tmp_path / "log.csv", f"user,item\nAnna,Abba\nBob,{word}\nBob,Queen\n")
+    assert word in read_interactions([path]).item_ids  # among names it may be one, and is told
+    assert f"log.csv: {word!r} is an id; if it stands for a missing one, remove its rows" in caplog.text
+
+
+@pytest.mark.parametrize("again", ["user,item", '"user","item"', "User , Item", "userId,movieId", "user_id:token,item"])
+def test_a_header_in_another_spelling_is_no_row(tmp_path, again):
+    path = write(tmp_path / "log.csv", '"user","item"\n' + "a,x\n" * 3000 + f"{again}\nuser,x\n")
+    with pytest.raises(DataError, match=r"log\.csv, line 3002: .*header again"):
+        read_interactions([path])
+    pl.DataFrame({"user": ["user", "a"], "item": ["x", "item"]}).write_parquet(tmp_path / "log.parquet")
+    assert pairs(read_interactions([tmp_path / "log.parquet"])) == {("user", "x"), ("a", "item")}
+
+
+def test_lists_and_objects_are_no_ids(tmp_path):
+    for line in ('{"user": ["a"], "item": "x"}', '{"user": {"$oid": "a"}, "item": "x"}', "{'user': ['a'], 'item': 1}"):
+        path = write(tmp_path / "log.jsonl", f"{line}\n")
+        with pytest.raises(DataError, match=r"log\.jsonl, line 1: the id of the user is a list or an object"):
+            read_interactions([path])
+    path = write(tmp_path / "log.csv", "user,item\n[1],[deleted]\n")
+    assert pairs(read_interactions([path])) == {("[1]", "[deleted]")}
+
+
+def test_blanks_without_width_are_cut(tmp_path):
+    path = write(tmp_path / "log.csv", "user,item\na,x\n\u200ba,x\u2060\na\u3000,\u200b\ufeffx\n")
+    found = read_interactions([path])
+    assert (pairs(found), found.num_cut) == ({("a", "x")}, 4)
+    with pytest.raises(DataError, match=r"line 3, column 'item': the value is missing.*The line is 'a,"):
+        read_interactions([write(tmp_path / "log.csv", "user,item\na,x\na,\u200b\n")])
+
+
 # Tables of items
 
 
@@ -125,6 +193,19 @@ def test_an_empty_id_of_a_table_of_items(tmp_path, name):
     with pytest.raises(DataError) as caught:
         read_item_columns([path], ["user"], np.array(["x"]))
     assert str(caught.value).startswith(f"{place(path, 2)}, column 'item': the id is empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("items.csv", '"item","title"\nA1,x\nITEM,title\n', "line 3, column 'item': 'ITEM' is the name of the column"),
+        ("items.csv", "item,title\nA1,x\nB2,x\nnan,y\n", "line 4, column 'item': 'nan' is what programs write"),
+        ("items.jsonl", '{"item": "A1"}\n{"item": ["B2"], "title": "x"}\n', "line 2, .* is a list or an object"),
+    ],
+)
+def test_what_is_no_id_of_an_item(tmp_path, name, text, words):
+    with pytest.raises(DataError, match=words):
+        read_item_columns([write(tmp_path / name, text)], ["title"], np.array(["A1"]))
 
 
 @pytest.mark.parametrize(("known", "there"), [("12", "12.0"), ("12.0", "12")])
@@ -249,6 +330,11 @@ def test_nested_columns_of_parquet_as_text(tmp_path):
     assert texts["categories"] == ["Toys Cars Red", ""]
     assert texts["details"] == ['{"brand": "B", "sizes": [1, 2]}', ""]
     assert [json.loads(text or "null") for text in texts["images"]] == [{"url": "u"}, None]
+
+
+def test_nan_is_no_value_of_an_item(tmp_path):
+    pl.DataFrame({"item": ["a", "b"], "size": [1.5, float("nan")]}).write_parquet(tmp_path / "items.parquet")
+    assert read_item_columns([tmp_path / "items.parquet"], ["size"], np.array(["a", "b"]))[0] == {"size": ["1.5", ""]}
 
 
 def test_empty_ids_of_a_folder():

@@ -4,6 +4,8 @@ import bz2
 import gzip
 import io
 import json
+import lzma
+import pickle
 import zipfile
 
 import numpy as np
@@ -114,7 +116,14 @@ def test_what_is_not_utf8_is_shown(tmp_path):
         (gzip.compress(TABLE, mtime=0)[:-5], "cannot be read"),
         (gzip.compress(gzip.compress(TABLE, mtime=0), mtime=0), "packed by gzip, inside another packing"),
         (gzip.compress(b"x" * 257 + b"ustar", mtime=0), "tar archive"),
+        (bz2.compress(TABLE) + bz2.compress(TABLE)[:-5], "cannot be read"),
+        (bz2.compress(TABLE) + b"BZh9 and what is no stream", "cannot be read"),
         (b"\xfd7zXZ\0...", "packed by xz"),
+        (lzma.compress(TABLE, lzma.FORMAT_ALONE), "packed by lzma"),
+        (b"\x04\x22\x4d\x18...", "packed by lz4"),
+        (pickle.dumps(["u", "i"]), "a pickle"),
+        (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         (b"\x28\xb5\x2f\xfd...", "packed by zstd"),
         (b"\n<!DOCTYPE html>\n<html>", "a page of HTML"),
         (b"SQLite format 3\0", "SQLite"),
@@ -241,11 +250,28 @@ def test_the_dialect_that_fits(tmp_path, data, expected, quote):
         ('a,b\n1,"x, y"\n2,a 12" disc\n', ["quote=none, line 2", "quote=double, line 3: a quote within a field"]),
         ('a,b\n1,"x, y"\n2,"I loved\n3,z\n', ["quote=double, line 3: a quote that nothing closes"]),
         ('"a","b"\n"1","x\\"y"\n"2","C:\\dir"\n', ["line 3: what backslashes mean", "none or quote=backslash"]),
+        ('a,b\n1,"say ""hi"" now"\n2,a 12" disc\n3,z\n', ["line 3: a quote within a field", "quote=none"]),
         ('"a","b,c"\n"1","2,3"\n', ["line 1: what quotes mean is not clear"]),
         ('a,b\n1,"x, \\\\"\n', ["line 2: what backslashes mean", "double or quote=backslash"]),
     ],
 )
 def test_quotes_that_are_refused(tmp_path, data, words):
+    message = refusal(write(tmp_path / "table", data))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("a,b,c\n1,2,x\\,y\n", ["line 2: 4 fields", "quote=backslash"]),
+        ("# by a tool\na,b\n1,2\n", ["line 2: 2 fields", "names of the columns are taken from line 1: '# by a tool'"]),
+        ("a,b\n1,x,y\n2,x,y\n", ["line 2: 3 fields", "are taken from line 1: 'a,b'"]),  # of R, with row names
+        ("a,b\r1,x\r2,y\n", ["line 1: lines end in carriage returns here", "a,b\\r1,x"]),
+        ('"a","b"\r"1","x"\r"2","y"\n3,z\n', ["line 1: lines end in carriage returns here"]),
+    ],
+)
+def test_what_the_first_line_has_to_do_with_it(tmp_path, data, words):
     message = refusal(write(tmp_path / "table", data))
     for word in words:
         assert word in message
@@ -334,6 +360,34 @@ def test_bad_objects(tmp_path, good, bad, kind):
     assert [record.line for record in account.refused] == [1502, 3003]
     assert [line_of(i) for i in (0, 1499, 1500, 3000)] == [2, 1501, 1503, 3004]
     assert "More than 0.01%" in refusal(path, bad_rows="skip", bad_rows_limit=0.0001)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ('{"user_id": "u", "item_id": "i", "title": "x"}', '{"user_id": "u", "item_id": "i", "item_id": "j"}'),
+        ('{"user_id": "u", "item_id": "i"}', '{"user_id": "u", "item_id": "i", "title": "x", "title": "y"}'),
+        ("{'user_id': 'u', 'item_id': 'i'}", "{'user_id': 'u', 'item_id': 'i', 'item_id': 'j'}"),
+    ],
+)
+def test_a_name_that_is_given_twice(tmp_path, good, bad):
+    nested = good[:-1] + good[-1].replace("}", ", 'x': {'item_id': 1, 'title': ['item_id']}}")
+    nested = nested if bad.startswith("{'") else nested.replace("'", '"')
+    path = write(tmp_path / "table", "\n".join([good, "", nested, bad, *[good] * 200]))
+    wanted = [("item_id", "asin"), ("title",)]
+    reading = Reading()
+    with pytest.raises(DataError) as caught:
+        scan_table(path, reading, wanted)
+    assert "line 4: " in str(caught.value)
+    assert "a name that is given twice" in str(caught.value)
+    assert bad in str(caught.value)
+    rows, account = read(path, wanted, bad_rows="skip")[1:]
+    assert (len(rows), account.blank, [record.line for record in account.refused]) == (202, 1, [4])
+
+
+def test_bytes_of_python_are_text(tmp_path):
+    assert read(write(tmp_path / "table", "{'a': b'x', 'b': u'y'}"))[1] == [("x", "y")]
+    assert "line 1: no Python dict" in refusal(write(tmp_path / "table", "{'a': b'\\xff'}"))
 
 
 def test_columns_that_come_late(tmp_path):

@@ -152,6 +152,44 @@ def test_numbers_beside_dates_are_refused(tmp_path):
         read(table(tmp_path / "log.csv", ["1399118400", "2014-05-03"]))
 
 
+@pytest.mark.parametrize(
+    ("times", "units"),
+    [
+        ([1_400_000_000, 0, 1_400_000_001_000], ["line 2 has 1400000000, seconds", "line 4 has 1400000001000, millis"]),
+        ([1_400_000_000_000, 1_400_000_001_000_000_000], ["line 2 has 1400000000000, milli", "line 3 .*nanoseconds"]),
+        ([1_400_000_000_000_000, 1_500_000_000], ["line 3 has 1500000000, seconds", "line 2 .*microseconds"]),
+    ],
+)
+def test_epochs_in_several_units_are_refused(tmp_path, times, units):
+    with pytest.raises(DataError, match=".*".join(["times in several units", *units])):
+        read(table(tmp_path / "log.csv", times))
+    files = [table(tmp_path / f"{i}.csv", [time]) for i, time in enumerate(times)]
+    with pytest.raises(DataError, match="times in several units"):
+        read(*files)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1, 2, 1_000_000_000_000],  # a counter, or nanoseconds since the start
+        [600_000_000, 20_000_000_000, 700_000_000_000],
+        [0, 1_400_000_000, 1_500_000_000],
+        ["1970-01-01T00:10:00", "2014-05-03"],  # microseconds since 1970, once read
+    ],
+)
+def test_other_numbers_are_one_unit(tmp_path, times):
+    assert len(read(table(tmp_path / "log.csv", times)).times) == len(times)
+
+
+@pytest.mark.parametrize(
+    "times", [[datetime.timedelta(1)] * 2, [datetime.time(1)] * 2, [[1], [2]]], ids=["duration", "time", "list"]
+)
+def test_columns_that_are_no_times(tmp_path, times):
+    pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "time": times}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"log\.parquet: column 'time' is .*; times must be numbers, dates, or text"):
+        read(tmp_path / "log.parquet")
+
+
 @pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_times_of_parquet(tmp_path, unit, zone, caplog):

@@ -13,7 +13,7 @@ import polars as pl
 from rearm_jax.data.prepare.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
 from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, TextError
 from rearm_jax.data.prepare.records import Layout, whole_records
-from rearm_jax.data.prepare.survey import Survey, survey
+from rearm_jax.data.prepare.survey import FIELDS, Survey, survey
 from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, not_utf8
 from rearm_jax.errors import DataError
 
@@ -27,6 +27,7 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
         DataError: records cannot be read (and must not be skipped), quotes can be read in two ways that differ, or
             there are no names of columns; the message names line and option.
     """
+    original = text
     separator = find_separator(text.line(first_line(text)[0]))
     if separator == b"::":
         text, separator = _with_stand_in(text), STAND_IN
@@ -49,7 +50,7 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
     skipped_lines = layout.first_line - 1
     if len(drops) or (layout.dialect == "backslash" and text.data.find(b"\\", layout.body) >= 0):
         text, skipped_lines = text.copy(_mended(text, layout, drops)), 0
-    reading.found[text.path] = Found(account, chosen.line_of, None, text)
+    reading.found[text.path] = Found(account, chosen.line_of, original.line_at, None, text)
     schema = pl.Schema(dict.fromkeys(layout.names, pl.String()))
     if not chosen.records:
         return pl.LazyFrame(schema=schema)
@@ -153,13 +154,13 @@ def _best(fits: list[Survey]) -> list[Survey]:
 
 
 def _has_quoted_values(text: Text, one: Survey) -> bool:
-    """Whether most lines have a value in quotes, as where quotes are no part of the values."""
+    """Whether quotes are no part of the values: most lines have a value in quotes, or one has doubled quotes within."""
     body = one.layout.body
     lines = [line.strip(BLANKS) for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_LOOKED_AT]]
-    quoted = [
-        any(re.fullmatch(rb'".*"', field) for field in line.split(one.layout.separator)) for line in lines if line
-    ]
-    return sum(quoted) > len(quoted) / 2
+    fields = [line.split(one.layout.separator) for line in lines if line]
+    quoted = [any(re.fullmatch(rb'".*"', field) for field in values) for values in fields]
+    legal = [re.fullmatch(rb'"((?:[^"]|"")*)"', field) for values in fields for field in values]
+    return sum(quoted) > len(quoted) / 2 or any(match is not None and b'""' in match[1] for match in legal)
 
 
 def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
@@ -173,6 +174,13 @@ def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
         return f"{message}. {reading.over_limit()}"
     if reading.quote_of(text.path) is None and all(one.layout.dialect != "none" for one in surveys):
         message += " (quote=none would take the quotes for parts of the values)"
+    layout, escaped = surveys[0].layout, re.escape(b"\\" + surveys[0].layout.separator)
+    if all(one.layout.dialect != "backslash" for one in surveys) and re.search(escaped, text.data):
+        message += " (quote=backslash would take backslashes before separators for escapes)"
+    if layout.header is not None and first[0].line == layout.first_line and first[0].reason == FIELDS:
+        message += (
+            f". The names of the columns are taken from line {layout.first_line - 1}: {text.shown(layout.header)}"
+        )
     return f"{message}. {MEND}"
 
 

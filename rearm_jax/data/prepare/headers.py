@@ -52,6 +52,12 @@ def find_layout(text: Text, reading: Reading, dialect: str, separator: bytes) ->
         raise DataError(f"{where}: quotes do not close: {text.shown(text.line(start))}")
     record = text.data[start:end]
     fields = split_line(record, dialect, separator, where)
+    bare = record if dialect == "none" else re.sub(rb'"[^"]*"', b"", record)
+    if b"\r" in bare.rstrip(b"\r\n"):
+        raise TextError(
+            f"{where}: lines end in carriage returns here, and elsewhere in newlines: {text.shown(record)}. Write all "
+            "ends of lines alike"
+        )
     names = list(reading.names) if reading.names is not None else _names_of_movielens(fields, separator)
     is_header = names is None or names == fields
     if names is None:

@@ -2,17 +2,17 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 from absl import logging
 
-from rearm_jax.data.prepare.ids import cut_blanks, refuse_two_spellings
+from rearm_jax.data.prepare.ids import cut_blanks, missing_words, nested_ids, refuse_two_spellings
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
-from rearm_jax.data.prepare.times import as_number, as_times
-from rearm_jax.errors import DataError
+from rearm_jax.data.prepare.times import as_number, as_times, refuse_mixed_units
+from rearm_jax.errors import DataError, shown
 
 USER_COLUMNS = ("user_id", "userId", "reviewerID", "user")
 RATING_COLUMNS = ("rating", "overall")
@@ -79,6 +79,7 @@ def read_interactions(
         TIME_COLUMNS if time_column is None else (time_column,),
     ]
     parts, num_cut = [], 0
+    names_of: dict[str, list[str]] = {"user": [*USER_COLUMNS], "item": [*ITEM_COLUMNS]}
     for path in paths:
         table = scan_table(path, reading, wanted)
         names = column_names(table, path)
@@ -89,8 +90,11 @@ def read_interactions(
         raw = {"user": as_id(table, user, path), "item": as_id(table, item, path)}
         columns = {side: cut_blanks(text) for side, text in raw.items()}
         sources = {"user": user, "item": item}
+        names_of = {side: [*names_of[side], sources[side]] for side in names_of}
         if min_rating is not None:
             rating = pick_column(names, rating_column, RATING_COLUMNS, path, "ratings", "rating_column")
+            if (dtype := table.collect_schema()[rating]).is_nested():
+                raise DataError(f"{path}: column {rating!r} is {dtype}; ratings must be numbers")
             columns["low"] = as_number(rating) < min_rating
             sources["low"] = rating
         if with_times:
@@ -107,19 +111,24 @@ def read_interactions(
         parts.append(part.drop(are_cut))
 
     num_naive = _count_naive(parts, paths) if with_times else 0
+    if with_times and all(part["has_offset"].null_count() == len(part) for part in parts):
+        refuse_mixed_units([part["time"].to_numpy() for part in parts], paths, reading)
     rows = pl.concat(parts)
     num_rows = len(rows)
     rows = rows.filter(pl.col("user").is_not_null())
     num_blank = num_rows - len(rows)
-    users, user_ids = _numbered(rows["user"], paths)
-    items, item_ids = _numbered(rows["item"], paths)
+    quotes = not any(reading.quote_of(os.fspath(path)) == "none" for path in paths)
+    users, user_ids = _numbered(rows["user"], paths, quotes)
+    items, item_ids = _numbered(rows["item"], paths, quotes)
+    _refuse_no_ids(parts, paths, {"user": user_ids, "item": item_ids}, names_of, reading)
     times = rows["time"].to_numpy() if with_times else None
     num_low = 0
     if min_rating is not None:
         enough = ~rows["low"].to_numpy()
         num_low = len(rows) - int(enough.sum())
         users, items, times = users[enough], items[enough], None if times is None else times[enough]
-    return Interactions(users, items, times, user_ids, item_ids, num_blank, num_low, num_cut, num_naive)
+    user_names, item_names = (ids.to_numpy().astype(np.str_) for ids in (user_ids, item_ids))
+    return Interactions(users, items, times, user_names, item_names, num_blank, num_low, num_cut, num_naive)
 
 
 def _refuse_missing(
@@ -143,11 +152,65 @@ def _refuse_missing(
     if not len(row):
         return
     name = next(name for name in columns if row[name].item() is None)
-    value, where = row[f"raw {name}"].item(), f"{reading.where(path, row['row'].item())}, column {sources[name]!r}"
-    if value is None or not value.strip():
-        raise DataError(f"{where}: the value is missing; mend the row or remove it")
+    value, place = row[f"raw {name}"].item(), row["row"].item()
+    where = f"{reading.where(path, place)}, column {sources[name]!r}"
+    if value is None or not value.strip() or name in ("user", "item"):
+        raise DataError(f"{where}: the value is missing; mend the row or remove it{reading.line(path, place)}")
     wanted = "a finite number" if name == "low" else "a finite number, nor a date such as 2014-05-03T12:00:00"
-    raise DataError(f"{where}: {value!r} is not {wanted}")
+    raise DataError(f"{where}: {value!r} is not {wanted}{reading.line(path, place)}")
+
+
+def _refuse_no_ids(
+    parts: Sequence[pl.DataFrame],
+    paths: Sequence[str | os.PathLike],
+    ids: Mapping[str, pl.Series],
+    names_of: Mapping[str, Sequence[str]],
+    reading: Reading,
+) -> None:
+    """Raises DataError for a row whose ids are none: a word for a missing value, a list or an object of JSON, or the
+    names of columns, which are the header again, in whatever spelling.
+
+    Args:
+        parts: the rows of each path, with the ids as categories.
+        ids: all that there are, of "user" and of "item".
+        names_of: names of the columns of ids.
+    """
+    where = ", ".join(map(str, paths))
+    for side, found in ids.items():
+        if words := missing_words(found, where):
+            path, row, (word,) = next(_rows_with(parts, paths, {side: words}))
+            raise DataError(
+                f"{reading.where(path, row)}: the id of the {side} is {word!r}, which programs write for a missing "
+                f"one; mend the row or remove it{reading.line(path, row)}"
+            )
+        for path, row, (nested,) in _rows_with(parts, paths, {side: nested_ids(found)}):
+            if reading.is_object(path):
+                raise DataError(
+                    f"{reading.where(path, row)}: the id of the {side} is a list or an object, {shown(nested)}; ids "
+                    f"must be text or whole numbers{reading.line(path, row)}"
+                )
+    headers = {}
+    for side, found in ids.items():
+        plain = found.str.to_lowercase().str.strip_suffix(":token")
+        headers[side] = found.filter(plain.is_in([name.lower() for name in names_of[side]])).to_list()
+    for path, row, _ in _rows_with(parts, paths, headers):
+        raise DataError(
+            f"{reading.where(path, row)}: names of columns in the place of ids, the header again; remove the row"
+            f"{reading.line(path, row)}"
+        )
+
+
+def _rows_with(
+    parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLike], wanted: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str | os.PathLike, int, tuple[str, ...]]]:
+    """Of each path the first row, from 1, that has one of some ids on each side, and those ids."""
+    if not all(wanted.values()):
+        return
+    for path, part in zip(paths, parts, strict=True):
+        texts = part.lazy().select(pl.col(side).cast(pl.String) for side in wanted).with_row_index("row", 1)
+        has_all = pl.all_horizontal(pl.col(side).is_in(list(ids)) for side, ids in wanted.items())
+        for row, *ids in texts.filter(has_all).head(1).collect().rows():
+            yield path, row, tuple(ids)
 
 
 def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLike]) -> int:
@@ -174,8 +237,8 @@ def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLik
     return num_naive
 
 
-def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of categorical ids in the order of the ids, and the ids."""
+def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool) -> tuple[np.ndarray, pl.Series]:
+    """Numbers of categorical ids in the order of the ids, and the ids. `quotes` is that of refuse_two_spellings."""
     seen = pl.DataFrame({"id": ids.unique()}).select(code=pl.col("id").to_physical(), id=pl.col("id").cast(pl.String))
     seen = seen.sort(pl.col("id").str.len_chars(), "id")
     where = ", ".join(map(str, paths))
@@ -185,8 +248,8 @@ def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike]) -> tuple[np.nd
     ):
         if len(rows):
             raise DataError(f"{where}: the id {rows['id'][0][:80]!r} {name}; is it the right column?")
-    refuse_two_spellings(seen["id"], where, seen["id"], "the same column")
+    refuse_two_spellings(seen["id"], where, seen["id"], "the same column", quotes)
     codes = seen["code"].to_numpy()
     number = np.zeros(1 + codes.max(initial=0), np.int64)
     number[codes] = np.arange(len(codes))
-    return number[ids.to_physical().to_numpy()], seen["id"].to_numpy().astype(np.str_)
+    return number[ids.to_physical().to_numpy()], seen["id"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.prepare.ids import cut_blanks, refuse_two_spellings
+from rearm_jax.data.prepare.ids import cut_blanks, missing_words, nested_ids, refuse_two_spellings
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.errors import DataError
@@ -80,9 +80,12 @@ def read_item_columns(
         if len(empty):
             raise DataError(
                 f"{reading.where(path, empty['row'][0])}, column {item!r}: the id is empty; mend the row or remove it"
+                f"{reading.line(path, empty['row'][0])}"
             )
         others.append(rows.filter(pl.col("number").is_null())["id"].drop_nulls())
-        refuse_two_spellings(others[-1], f"{path}, column {item!r}", pl.Series(item_ids), "the interactions")
+        _refuse_no_ids(rows.select("row", "id"), others[-1], item, path, reading)
+        quotes = reading.quote_of(os.fspath(path)) != "none"
+        refuse_two_spellings(others[-1], f"{path}, column {item!r}", pl.Series(item_ids), "the interactions", quotes)
         of_items = rows.drop_nulls("number")
         first = of_items.unique("number", keep="first", maintain_order=True)
         first = first.filter(~pl.Series(has_row)[first["number"]])
@@ -97,6 +100,22 @@ def read_item_columns(
     counts["absent"] = len(item_ids) - int(has_row.sum())
     counts["others"] = pl.concat(others).n_unique()
     return texts, counts, has_row
+
+
+def _refuse_no_ids(rows: pl.DataFrame, others: pl.Series, item: str, path: str | os.PathLike, reading: Reading) -> None:
+    """Raises DataError for a row whose id is none: a word for a missing one, a list or an object of JSON, or the name
+    of its column. Those of `others` are looked at, which the interactions do not have."""
+    for ids, found in (
+        (missing_words(others.unique(), f"{path}, column {item!r}"), "what programs write for a missing id"),
+        (nested_ids(others) if reading.is_object(path) else [], "a list or an object, which is no id"),
+        (others.filter(others.str.to_lowercase() == item.lower()).to_list(), "the name of the column"),
+    ):
+        if ids:
+            row, name = rows.filter(pl.col("id").is_in(ids)).row(0)
+            raise DataError(
+                f"{reading.where(path, row)}, column {item!r}: {name!r} is {found}; mend the row or remove it"
+                f"{reading.line(path, row)}"
+            )
 
 
 def join_texts(columns: Sequence[Sequence[str]]) -> list[str]:
@@ -149,8 +168,10 @@ def find_pictures(folder: str | os.PathLike, item_ids: np.ndarray) -> tuple[list
 
 
 def _as_text(table: pl.LazyFrame, name: str) -> pl.Expr:
-    """Text, but for what is nested, which only Parquet has."""
-    return pl.col(name) if table.collect_schema()[name].is_nested() else pl.col(name).cast(pl.String)
+    """Text, but for what is nested, which only Parquet has. NaN, which pandas writes for a missing number, is none."""
+    dtype = table.collect_schema()[name]
+    column = pl.col(name).fill_nan(None) if dtype.is_float() else pl.col(name)
+    return column if dtype.is_nested() else column.cast(pl.String)
 
 
 def _plain_parts(value: object) -> list[str]:

@@ -61,7 +61,8 @@ def read_features(
     if len(row_of) < len(names):
         last, again = next((row_of[name], row) for row, name in enumerate(names) if row_of[name] != row)
         raise DataError(f"{where}, rows {again} and {last} (from 0): both are {names[last]!r}; keep one")
-    refuse_two_spellings(found["id"], where, pl.Series(item_ids), "the interactions")
+    known = pl.Series(item_ids)
+    refuse_two_spellings(found["id"].filter(~found["id"].is_in(known.implode())), where, known, "the interactions")
     features, num_absent = np.zeros((len(item_ids), table.shape[1]), np.float32), 0
     for number, item in enumerate(item_ids.tolist()):
         row = row_of.get(item)

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,7 @@ _HALF_PAIR = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
+_TWICE = "a name that is given twice"
 _ERRORS = (  # of lines that are no objects
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
     *(ValueError, TypeError, SyntaxError, MemoryError, RecursionError),
@@ -54,8 +55,13 @@ def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] =
         mended, names, refused, halves = _as_json_lines(text, skip)
     else:
         names, refused, halves, mended = _names(text, wanted, skip), [], 0, text
+        asked = {name for group in wanted for name in group if name in names}
+        refused = list(_repeating_lines(text, asked))
+        if refused and not skip:
+            raise TextError(f"{text.path}, {refused[0]}. {MEND}")
         if skip:
-            refused = list(_bad_lines(text))
+            of_lines = {record.line: record for record in (*_bad_lines(text), *refused)}
+            refused = [of_lines[line] for line in sorted(of_lines)]
         else:
             explain = functools.partial(_explain, text)
         may_have_halves = all(text.data.find(sign) >= 0 for sign in (b"\\", b"\\u"))
@@ -67,7 +73,7 @@ def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] =
     records = lines - blank - len(refused)
     account = Account(text.path, lines, 0, blank, records, records, refused, num_replaced=halves)
     line_of = functools.partial(_line_of, text, {record.line for record in refused})
-    reading.found[text.path] = Found(account, line_of, explain, (text, mended))
+    reading.found[text.path] = Found(account, line_of, text.line_at, explain, mended)
     schema = pl.Schema(dict.fromkeys(names, pl.String()))
     if not records or not names:
         return pl.LazyFrame(schema=schema)
@@ -131,6 +137,31 @@ def _has_name(text: Text, name: str) -> bool:
                 return True
         at = text.data.find(name.encode(), text.line_end(at))
     return False
+
+
+def _repeating_lines(text: Text, names: Iterable[str]) -> Iterator[Refused]:
+    """Objects that give one of some names more than once: polars takes one value, and others the other."""
+    keys = [json.dumps(name, ensure_ascii=False).encode() for name in names]
+    number = 1
+    for start, end in text.blocks(text.start, _BLOCK):
+        block = text.data[start:end]
+        doubtful = [key for key in keys if re.search(rb"%b[^\n]*%b" % (re.escape(key), re.escape(key)), block)]
+        for i, line in enumerate(block.split(b"\n"), number) if doubtful else ():
+            if any(line.count(key) > 1 for key in doubtful) and (name := _repeated_name(line)) is not None:
+                yield Refused(i, 1, _TWICE, f"{_TWICE} ({name!r}): {text.shown(line)}")
+        number += block.count(b"\n")
+
+
+def _repeated_name(line: bytes) -> str | None:
+    """The first name that an object of JSON gives again."""
+    names: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object comes last
+
+    with contextlib.suppress(*_ERRORS):  # what is no object is refused elsewhere
+        json.loads(line, object_pairs_hook=note)
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def _without(text: Text, refused: set[int]) -> tuple[Text, int]:
@@ -219,12 +250,18 @@ def _as_json_lines(text: Text, skip: bool) -> tuple[Text, list[str], list[Refuse
 def _load_python(line: bytes) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of escapes that Python does not know
-        return _checked(ast.literal_eval(line.decode().strip()))
+        tree = ast.parse(line.decode().strip(), mode="eval")
+        row = _checked(ast.literal_eval(tree))
+    if isinstance(tree.body, ast.Dict) and len(row) < len(tree.body.keys):
+        raise ValueError(_TWICE)
+    return row
 
 
 def _as_text(value: object) -> str | None:
     if value is None:
         return None
+    if isinstance(value, bytes):
+        value = value.decode()
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins the halves of pairs
 
@@ -257,7 +294,8 @@ def _checked(row: object) -> dict:
 
 def _refused(text: Text, number: int, line: bytes, load: Callable[[bytes], dict]) -> Refused:
     kind = "no Python dict" if load is _load_python else "no JSON object"
-    reason = "JSON has neither NaN, infinities nor numbers beyond 64-bit floats"
+    lacks = "a value of it" if load is _load_python else "NaN, infinities, or numbers beyond 64-bit floats"
+    reason = f"JSON cannot have {lacks}"
     try:
         load(line)
     except _ERRORS as error:

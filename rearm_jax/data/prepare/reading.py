@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rearm_jax.errors import DataError
+from rearm_jax.errors import DataError, shown
 
 QUOTES = ("none", "double", "backslash")
 BAD_ROWS = ("refuse", "skip")
@@ -103,12 +103,14 @@ class Found(NamedTuple):
     Attributes:
         account: of its lines.
         line_of: from the number of a record that is read, from 0, to its first line, from 1.
+        line_at: the line of a number, from 1, as the file has it.
         explain: raises the DataError of a record that polars could not read; None: all has been looked at.
         held: what must live as long as the table is read, such as a temporary copy.
     """
 
     account: Account
     line_of: Callable[[int], int]
+    line_at: Callable[[int], bytes]
     explain: Callable[[], None] | None
     held: object
 
@@ -142,10 +144,23 @@ class Reading:
     def over_limit(self) -> str:
         return f"More than {self.bad_rows_limit:.2%} of the records are so (bad_rows_limit)"
 
+    def is_object(self, path: str | os.PathLike) -> bool:
+        """Whether a file has one object a line."""
+        found = self.found.get(os.fspath(path))
+        return found is not None and not found.account.quote
+
     def where(self, path: str | os.PathLike, row: int) -> str:
         """The place of a row, counted from 1, in words: its line if the file is text."""
         found = self.found.get(os.fspath(path))
         return f"{path}, row {row}" if found is None else f"{path}, line {found.line_of(row - 1)}"
+
+    def line(self, path: str | os.PathLike, row: int) -> str:
+        """The line of a row, counted from 1, to end a message with; "" if the file is no text."""
+        found = self.found.get(os.fspath(path))
+        if found is None:
+            return ""
+        text = found.line_at(found.line_of(row - 1)).decode("utf-8", "backslashreplace").rstrip("\r\n")
+        return f". The line is {shown(text)}"
 
 
 def by_reason(refused: Sequence[Refused]) -> dict[str, list[Refused]]:

@@ -19,7 +19,8 @@ from rearm_jax.data.prepare.records import OPEN_LINE, OPEN_QUOTE, Layout, Record
 from rearm_jax.data.prepare.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
-_REASONS = ("", "", "not as many fields as columns", "the header again", "a byte order mark in mid-file", "not UTF-8")
+FIELDS = "not as many fields as columns"
+_REASONS = ("", "", FIELDS, "the header again", "a byte order mark in mid-file", "not UTF-8")
 _BLOCK = 1 << 19  # bytes
 _GROUP = 4  # blocks that a thread takes at a time
 _WINDOW = 1 << 12  # bytes looked at first behind a record with a broken quote

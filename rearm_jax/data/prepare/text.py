@@ -47,6 +47,16 @@ _NO_TEXT = {  # first bytes -> what the file is
     b"ARROW1": "Arrow (Feather): save it as Parquet",
     b"PAR1": "Parquet, inside a packing: unpack it",
     b"%PDF": "a PDF document",
+    b"\x04\x22\x4d\x18": "packed by lz4: unpack it",
+    b"\x1f\x9d": "packed by compress: unpack it",
+    b"LZIP": "packed by lzip: unpack it",
+    b"\x5d\0\0": "packed by lzma: unpack it",
+    b"Obj\x01": "Avro: save it as Parquet",
+    b"ORC": "ORC: save it as Parquet",
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a pickle: save it as Parquet or CSV"),
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "a picture"),
+    b"<?xml": "XML: write it as CSV or JSON lines",
+    b"version https://git-lfs": "a pointer of Git LFS, in the place of the file: fetch that with git lfs pull",
     b"<!doctype": "a page of HTML: was the download refused?",
     b"<!DOCTYPE": "a page of HTML: was the download refused?",
     b"<html": "a page of HTML: was the download refused?",
@@ -188,7 +198,7 @@ def _unpacked(path: str) -> Iterator[bytes] | None:
     if start.startswith(b"\x1f\x8b"):
         return _read(gzip.open(path))
     if start.startswith(b"BZh"):
-        return _read(bz2.open(path))
+        return _unpacked_bzip2(path)
     if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is empty
         return _read(_only_member(path))
     return None
@@ -198,6 +208,20 @@ def _read(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     with file:
         while block := file.read(BLOCK):
             yield block
+
+
+def _unpacked_bzip2(path: str) -> Iterator[bytes]:
+    """All streams of the file. bz2.open ends in silence where a stream behind the first is broken."""
+    stream = bz2.BZ2Decompressor()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            while block:
+                if stream.eof:
+                    stream = bz2.BZ2Decompressor()
+                yield stream.decompress(block)
+                block = stream.unused_data
+    if not stream.eof:
+        raise EOFError("the file ends within a stream of bzip2")
 
 
 def _only_member(path: str) -> IO[bytes]:

@@ -1,13 +1,18 @@
 """Columns of times: numbers of any unit, or dates in ISO 8601."""
 
 import os
+from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import readable
+from rearm_jax.errors import DataError
 
 TIME = pl.Struct({"time": pl.Float64, "has_offset": pl.Boolean})
+_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+_EPOCH = (5e8, 5e9)  # seconds since 1970, from 1985 to 2128
 _SECONDS_A_DAY = 24 * 60 * 60
 _CLOCK = "[0-9]{2}(?::[0-9]{2}){0,2}|[0-9]{4}|[0-9]{6}"  # seconds, and minutes with them, may be left out
 _ISO_DATE = (
@@ -27,6 +32,8 @@ def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike, reading: R
         DataError: the file cannot be read.
     """
     column, dtype = pl.col(name), table.collect_schema()[name]
+    if dtype.is_nested() or isinstance(dtype, (pl.Time, pl.Duration, pl.Object)):
+        raise DataError(f"{path}: column {name!r} is {dtype}; times must be numbers, dates, or text of one kind")
     if dtype.is_temporal():
         has_offset = pl.lit(isinstance(dtype, pl.Datetime) and dtype.time_zone is not None)
         time = column.cast(pl.Datetime("us"), strict=False).dt.epoch("us").cast(pl.Float64)
@@ -68,6 +75,31 @@ def parse_iso(texts: pl.Series) -> pl.Series:
     return found.select("time", has_offset=pl.when(pl.col("time").is_not_null()).then("has_offset")).to_struct(
         texts.name
     )
+
+
+def refuse_mixed_units(times: Sequence[np.ndarray], paths: Sequence[str | os.PathLike], reading: Reading) -> None:
+    """Raises DataError for seconds since 1970 beside milliseconds, microseconds or nanoseconds: their order is wrong.
+
+    It judges only where every number but 0 is a moment from 1985 to 2128 in one of these units.
+
+    Args:
+        times: float64 (n,) of each path, NaN where there is none.
+    """
+    units = [np.full(len(numbers), -1, np.int8) for numbers in times]
+    for numbers, of_numbers in zip(times, units, strict=True):
+        of_numbers[np.isnan(numbers) | (numbers == 0)] = -2  # which say nothing
+        for unit in range(len(_UNITS)):
+            low, high = (bound * 1000.0**unit for bound in _EPOCH)
+            of_numbers[(numbers >= low) & (numbers < high)] = unit
+    seen = set().union(*(np.unique(of_numbers).tolist() for of_numbers in units)) - {-2}
+    if len(seen) < 2 or -1 in seen:
+        return
+    examples = []
+    for unit in sorted(seen):
+        part = next(part for part, of_numbers in enumerate(units) if (of_numbers == unit).any())
+        row = int((units[part] == unit).argmax())
+        examples.append(f"{reading.where(paths[part], row + 1)} has {times[part][row]:.0f}, {_UNITS[unit]}")
+    raise DataError(f"times in several units: {'; '.join(examples)}. Give all in one unit")
 
 
 def _digits(clock: pl.Expr) -> pl.Expr:
