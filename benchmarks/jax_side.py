@@ -98,7 +98,8 @@ def step(experiment: Experiment) -> Callable[[], object]:
     start = time.perf_counter()
     state, *_ = jax.block_until_ready(run(state, 1))
     count = max(1, round(CALL_SECONDS / (time.perf_counter() - start)))
-    holder = [state]
+    count = min(count, len(experiment.dataset.train) // experiment.config.batch_size)  # a call ends with the epoch
+    holder = [state._replace(step=placement.whole(np.int32(0)))]
 
     def steps():
         state, *_ = run(holder.pop(), count)

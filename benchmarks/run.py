@@ -18,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from benchmarks import table
@@ -105,8 +107,10 @@ def compare(preset: str, data: Path, rounds: int, with_torch: bool, parts: Seque
       parts: of PARTS, those to measure.
 
     Returns:
-      {"data", "sizes", "floors", "parts": {name: {side: {"median", "min", "max"}}}, ...}, seconds and bytes.
+      {"data", "sizes", "floors", "parts": {name: {side: {"median", "min", "max"}}}, ...}, seconds and bytes; what lies
+      outside of the parts only if all are measured.
     """
+    everything = tuple(parts) == PARTS
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "problem"
         folder.mkdir()
@@ -115,23 +119,19 @@ def compare(preset: str, data: Path, rounds: int, with_torch: bool, parts: Seque
         floors = measure_floors()
         result = {"data": PRESETS[preset], "floors": floors, "graphs": seconds}
         sides = ["jax", *(["torch", "torch-compile"] if with_torch else [])]
-        _say("co-occurrence by pair loops")
-        dataset, start = problem.dataset, time.perf_counter()
-        k = problem.config.graph.user_knn_k
-        cooccurrence_by_pair_loops(dataset.train, dataset.num_users, dataset.num_items, k)
-        seconds["co-occurrence by loops over sharing pairs"] = time.perf_counter() - start
-        seconds["co-occurrence by loops over all pairs"] = seconds_of_loops_over_all_pairs(
-            dataset.train, dataset.num_users, dataset.num_items, _EVERY_NODE
-        )
-        result["ranking memory"] = {side: _ranking_memory(side, folder) for side in sides if side != "torch-compile"}
+        if everything:
+            _time_pair_loops(problem, seconds)
+            having = [side for side in sides if side != "torch-compile"]
+            result["ranking memory"] = {side: _ranking_memory(side, folder) for side in having}
         # The programs that the rounds compile are kept there, for a second process to read.
         cache = str(Path(scratch) / "compiled")
         kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         measured, parameters = _rounds(sides, folder, rounds, parts, kept)
         result |= measured
-        _say("compilation, from the cache")
-        with _side("jax", folder, kept) as jax_side:
-            result["compilation"]["cached"] = jax_side.ask(first="compilation")["seconds"]
+        if everything:
+            _say("compilation, from the cache")
+            with _side("jax", folder, kept) as jax_side:
+                result["compilation"]["cached"] = jax_side.ask(first="compilation")["seconds"]
         sizes = _sizes(problem, parameters)
         result["sizes"] = sizes._asdict()
         for name, cost in part_costs(sizes).items():
@@ -148,6 +148,17 @@ def add_floors(presets: dict[str, dict]) -> None:
         for part in result["parts"].values():
             if "bytes" in part:
                 part["floor"] = Cost(part["bytes"], part["flops"]).floor(**rates)
+
+
+def _time_pair_loops(problem: Problem, seconds: dict[str, float]) -> None:
+    """Adds to `seconds` what the co-occurrence graphs take by loops."""
+    _say("co-occurrence by pair loops")
+    dataset, start = problem.dataset, time.perf_counter()
+    sizes, k = (dataset.num_users, dataset.num_items), problem.config.graph.user_knn_k
+    cooccurrence_by_pair_loops(dataset.train, *sizes, k)
+    seconds["co-occurrence by loops over sharing pairs"] = time.perf_counter() - start
+    every = seconds_of_loops_over_all_pairs(dataset.train, *sizes, _EVERY_NODE)
+    seconds["co-occurrence by loops over all pairs"] = every
 
 
 def _ranking_memory(side: str, folder: Path) -> int:
@@ -168,23 +179,28 @@ def _rounds(
     Returns:
       What `compare` returns of them, and how many numbers are trained.
     """
-    seconds, memory = {}, {}
+    seconds, memory, others, on_gpu = {}, {}, {}, jax.default_backend() == "gpu"
     with contextlib.ExitStack() as stack:
         sides = [stack.enter_context(_side(name, folder, environment)) for name in names]
         parameters = sides[0].ask(parameters=True)["parameters"]
-        _say("compilation")
-        compiled = sides[0].ask(first="compilation")["seconds"]
-        sides[0].ask(drop="compilation")
+        if tuple(parts) == PARTS:
+            _say("compilation")
+            others["compilation"] = {"compiled": sides[0].ask(first="compilation")["seconds"]}
+            sides[0].ask(drop="compilation")
         for part in parts:
             _say(part)
             having = [side for side in sides if part in side.parts]
-            # An epoch is long, and many steps already: once, without a warm-up.
-            warm_ups, count = (0, 1) if part == "epoch" else (1, rounds)
-            for turn in range(warm_ups + count):
+            # On a CPU an epoch is long, and many steps already: once, without a warm-up.
+            once = part == "epoch" and not on_gpu
+            first = {"make" if once else "run": part}
+            with ThreadPoolExecutor() as together:  # what is to be compiled is compiled side by side
+                list(together.map(lambda side, first=first: side.ask(**first), having))
+            for _ in range(1 if once else rounds):
                 for side in having:
                     taken = side.ask(run=part)["seconds"]
-                    if turn >= warm_ups:
-                        seconds.setdefault(part, {}).setdefault(side.name, []).append(taken)
+                    seconds.setdefault(part, {}).setdefault(side.name, []).append(taken)
+            medians = {side: statistics.median(taken) for side, taken in seconds[part].items()}
+            _say(f"{part}: " + ", ".join(f"{side} {median:.4g} s" for side, median in medians.items()))
             for side in having:
                 if part == "epoch":
                     memory[side.name] = side.ask(memory=True)["peak"]
@@ -196,7 +212,7 @@ def _rounds(
         }
         for part, by_side in seconds.items()
     }
-    return {"parts": summaries, "peak memory": memory, "compilation": {"compiled": compiled}}, parameters
+    return {"parts": summaries, "peak memory": memory} | others, parameters
 
 
 def _sizes(problem: Problem, parameters: int) -> Sizes:

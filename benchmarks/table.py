@@ -21,7 +21,7 @@ def markdown(results: dict) -> str:
 
 
 def _preset(result: dict) -> list[str]:
-    sizes, floors, graphs = result["sizes"], result["floors"], result["graphs"]
+    sizes, floors = result["sizes"], result["floors"]
     copy, matmul = floors["copy_bytes_per_s"] / 1e9, floors["matmul_flops_per_s"] / 1e9
     lines = [
         f"{sizes['users']} users, {sizes['items']} items, {sizes['interactions']} train interactions; "
@@ -45,17 +45,23 @@ def _preset(result: dict) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
 
+    if "compilation" in result:  # all was measured
+        lines += ["", *_beside_the_parts(result)]
+    return lines
+
+
+def _beside_the_parts(result: dict) -> list[str]:
+    floors, graphs = result["floors"], result["graphs"]
     memory, ranking, compilation = (result[name] for name in ("peak memory", "ranking memory", "compilation"))
     rate = graphs["knn flops"] / graphs["knn"]
     sharing, all_pairs = (graphs[f"co-occurrence by loops over {which} pairs"] for which in ("sharing", "all"))
     ours = graphs["co-occurrence"]
-    lines += [
-        "",
+    return [
         "| | rearm_jax | PyTorch eager | ratio |",
         "|---|---|---|---|",
         _row("co-occurrence graphs, against loops over all pairs (1 in 20, scaled)", _seconds, ours, all_pairs),
         _row("co-occurrence graphs, against loops over the pairs that share", _seconds, ours, sharing),
-        *([_row("peak memory of a run", _gigabytes, memory["jax"], memory.get("torch"))] if memory else []),
+        _row("peak memory of a run", _gigabytes, memory["jax"], memory.get("torch")),
         _row("ranking all users, memory beyond the vectors", _gigabytes, ranking["jax"], ranking.get("torch")),
         f"| kNN graph, items by the first modality | {_seconds(graphs['knn'])} | | "
         f"{rate / floors['matmul_flops_per_s']:.0%} of the matmul rate |",
@@ -64,7 +70,6 @@ def _preset(result: dict) -> list[str]:
         f"| compilation of the train step | {_seconds(compilation['compiled'])} | | |",
         f"| compilation, from the persistent cache | {_seconds(compilation['cached'])} | | |",
     ]
-    return lines
 
 
 def _row(name: str, show, jax: float, torch: float | None) -> str:

@@ -6,6 +6,7 @@ several ways, the one that was fastest on a CPU. Eager; `torch.compile(train_ste
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
@@ -229,25 +230,36 @@ def train_step(model, optimizer, batch: Batch, contrastive_weight, temperature, 
 class Interactions(Dataset):
     """Train interactions, read a batch at a time: each comes with an item, drawn uniformly, that its user lacks."""
 
-    def __init__(self, train_pairs: np.ndarray, num_users: int, num_items: int):
+    def __init__(self, train_pairs: np.ndarray, num_users: int, num_items: int, device: str = "cpu"):
         if np.bincount(train_pairs[:, 0], minlength=num_users).max() >= num_items:
             raise ValueError("a user has every item: there is no negative to draw")
-        self.users, self.items = torch.from_numpy(train_pairs.astype(np.int64)).T.contiguous()
+        self.users, self.items = torch.from_numpy(train_pairs.astype(np.int64)).to(device).T.contiguous()
         self.num_items = num_items
         self.keys = (self.users * num_items + self.items).sort().values
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def __getitem__(self, rows: list[int]) -> Batch:
+    def __getitem__(self, rows: list[int] | torch.Tensor) -> Batch:
         users, positives = self.users[rows], self.items[rows]
-        negatives, redrawn = torch.empty_like(users), torch.arange(len(users))
+        negatives, redrawn = torch.empty_like(users), torch.arange(len(users), device=users.device)
         while len(redrawn):
-            negatives[redrawn] = torch.randint(self.num_items, redrawn.shape)
+            negatives[redrawn] = torch.randint(self.num_items, redrawn.shape, device=users.device)
             keys = users[redrawn] * self.num_items + negatives[redrawn]
             place = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
             redrawn = redrawn[self.keys[place] == keys]
         return users, positives, negatives
+
+
+class DeviceLoader:
+    """Batches of one shuffled epoch, as a DataLoader gives them, drawn on the device that holds the interactions."""
+
+    def __init__(self, interactions: Interactions, batch_size: int):
+        self.interactions, self.batch_size = interactions, batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.randperm(len(self.interactions), device=self.interactions.users.device)
+        return (self.interactions[rows] for rows in order.split(self.batch_size))
 
 
 def make_loader(train_pairs: np.ndarray, num_users: int, num_items: int, batch_size: int, num_workers: int = 0):

@@ -13,6 +13,7 @@ from benchmarks.problem import Problem, load_problem
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_STEPS_A_CALL = 20  # on a GPU, which then computes a step while the next one is given to it
 
 
 def load_parts(folder: str, side: str) -> dict[str, Callable[[], Callable[[], object]]]:
@@ -62,8 +63,11 @@ def _model(problem: Problem) -> yardstick.TorchREARM:
 
 def loader(problem: Problem):
     """The batches of an epoch, drawn anew at each iteration."""
-    dataset = problem.dataset
-    return yardstick.make_loader(dataset.train, dataset.num_users, dataset.num_items, problem.config.batch_size)
+    dataset, batch_size = problem.dataset, problem.config.batch_size
+    if DEVICE == "cpu":
+        return yardstick.make_loader(dataset.train, dataset.num_users, dataset.num_items, batch_size)
+    interactions = yardstick.Interactions(dataset.train, dataset.num_users, dataset.num_items, DEVICE)
+    return yardstick.DeviceLoader(interactions, batch_size)
 
 
 def _batch(problem: Problem) -> yardstick.Batch:
@@ -95,7 +99,15 @@ def waiting(run: Callable[[], object]) -> Callable[[], object]:
 def _step(problem: Problem, train_step: Callable) -> Callable[[], object]:
     _, step = _trainer(problem, train_step)
     batch = _batch(problem)
-    return waiting(lambda: step(batch))
+    count = 1 if DEVICE == "cpu" else _STEPS_A_CALL
+
+    def steps():
+        for _ in range(count):
+            step(batch)
+
+    part = waiting(steps)
+    part.count = count
+    return part
 
 
 def _epoch(problem: Problem) -> Callable[[], object]:
@@ -231,4 +243,4 @@ def _optimiser(problem: Problem) -> Callable[[], object]:
 def sampling(problem: Problem) -> Callable[[], object]:
     """The order of an epoch and the negatives of all its batches."""
     batches = loader(problem)
-    return lambda: [None for _ in batches]
+    return waiting(lambda: [None for _ in batches])

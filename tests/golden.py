@@ -25,7 +25,7 @@ from rearm_jax import default
 from rearm_jax.data.dataset import Dataset, group_by_user, make_dataset
 from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.ranking import make_blocks, rank_items
-from rearm_jax.experiment import make_optimizer, optimizer_rates
+from rearm_jax.experiment import in_precision, make_optimizer, optimizer_rates
 from rearm_jax.graphs import relations
 from rearm_jax.graphs.adjacency import make_adjacency
 from rearm_jax.models.rearm import REARM
@@ -38,10 +38,14 @@ MODALITIES = ("image", "text")
 
 
 def compare(path: str) -> dict:
-    """The comparison described above, for one file."""
+    """The comparison described above, for one file; products in the precision of config.matmul_precision."""
     with np.load(path, allow_pickle=False) as file:
         golden = {name: file[name] for name in file.files}
     config = _config(json.loads(str(golden["config"])))
+    return in_precision(config.matmul_precision, functools.partial(_compare, path, golden, config))()
+
+
+def _compare(path: str, golden: dict, config) -> dict:
     dataset = _dataset(golden)
     graphs = {
         "user_item": make_adjacency(sp.csr_array(golden["graph/norm_adj"]), ("user", "item"), symmetric=True),

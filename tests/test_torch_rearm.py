@@ -138,11 +138,15 @@ def test_other_than_two_modalities_are_refused():
         torch_rearm.TorchREARM(3, 3, table, table, None, 4, 2, 1, 1, 1, 0.0, 0.0)
 
 
-def test_an_epoch_has_every_interaction_once_and_uniform_negatives_outside_train():
+@pytest.mark.parametrize("on_the_device", [False, True])
+def test_an_epoch_has_every_interaction_once_and_uniform_negatives_outside_train(on_the_device):
     num_users, num_items = 4, 6
     pairs = random_pairs(num_users, num_items, 14)
     train = set(map(tuple, pairs.tolist()))
-    loader = torch_rearm.make_loader(pairs, num_users, num_items, batch_size=4)
+    if on_the_device:
+        loader = torch_rearm.DeviceLoader(torch_rearm.Interactions(pairs, num_users, num_items), batch_size=4)
+    else:
+        loader = torch_rearm.make_loader(pairs, num_users, num_items, batch_size=4)
     drawn = np.zeros((num_users, num_items))
     orders = []
     for _ in range(300):
