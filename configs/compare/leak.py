@@ -10,7 +10,7 @@ from typing import Any
 
 from rearm_jax.compare import Row, Spec
 from rearm_jax.configs.compare import office
-from rearm_jax.configs.compare.ablation import REARM
+from rearm_jax.configs.compare.ablation import NORM, without
 
 LIGHTGCN: dict[str, Any] = {"learning_rate": 3e-3, "model.num_layers": 3, "loss.l2_weight": 3e-3}
 LEAK: dict[str, Any] = {"negatives": "leaking"}
@@ -24,8 +24,8 @@ def get_spec() -> Spec:
     rows = {
         "LightGCN": Row("lightgcn", LIGHTGCN, space={}),
         "LightGCN, leak": Row("lightgcn", LIGHTGCN | LEAK, space={}),
-        "REARM": Row("rearm", REARM, space={}),
-        "REARM, leak": Row("rearm", REARM | LEAK, space={}),
+        NORM: without({}),
+        f"{NORM}, leak": without(LEAK),
     }
     return dataclasses.replace(
         office.get_spec(), data=data, rows=rows, reference="LightGCN", tries=1, seeds=3, prune=None
