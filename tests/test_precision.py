@@ -14,6 +14,7 @@ import scipy.sparse
 
 from rearm_jax.experiment import build_experiment, in_precision, init_params
 from rearm_jax.graphs.adjacency import make_adjacency, propagate
+from rearm_jax.graphs.rows_in_order import product_in_order
 from rearm_jax.parallel.rows import ALONE
 from rearm_jax.recommender.objectives import contrastive_share
 from rearm_jax.training import placement
@@ -108,6 +109,35 @@ def test_propagation_is_a_sum_over_sorted_rows(platform, symmetric):
     scatters = re.findall(r'"stablehlo\.scatter".*?indices_are_sorted = (\w+)', text, re.DOTALL)
     assert scatters
     assert set(scatters) == {"true"}
+
+
+@pytest.mark.parametrize("flags", ["--xla_gpu_deterministic_ops=true", "--xla_dump_to=x --xla_gpu_deterministic_ops"])
+def test_on_a_gpu_that_must_be_deterministic_propagation_has_no_scatter(flags, monkeypatch):
+    matrix = scipy.sparse.random_array((50, 50), density=0.1, rng=np.random.default_rng(1), dtype=np.float32).tocsr()
+    adjacency = make_adjacency(matrix, ("user",))
+
+    def lowered(platform):
+        gradient = jax.grad(lambda x, adjacency: sum(jnp.sum(layer**2) for layer in propagate(adjacency, x, 2)))
+        return jax.jit(gradient).trace(jnp.ones((50, 4)), adjacency).lower(lowering_platforms=(platform,)).as_text()
+
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert "stablehlo.scatter" not in lowered("cuda")
+    assert lowered("cuda").count("xla.gpu.triton") >= 2
+    assert "stablehlo.scatter" in lowered("tpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    assert "stablehlo.scatter" in lowered("cuda")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_product_in_order_is_the_product(dtype):
+    random = np.random.default_rng(3)
+    matrix = scipy.sparse.random_array((30, 40), density=0.3, rng=random, dtype=np.float32).tolil()
+    matrix[4], matrix[7] = 0, random.normal(size=40)  # a row without entries, and one with more than a program's
+    matrix = matrix.tocsr()
+    x = jnp.asarray(random.normal(size=(40, 70)), dtype)
+    parts = matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)
+    found = product_in_order(*(jnp.asarray(part) for part in parts), x, interpret=True)
+    np.testing.assert_allclose(found, matrix @ np.asarray(x, np.float32), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -1,6 +1,7 @@
 """A graph on the device, and propagation along it: the one place that chooses how a sparse product is computed."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -78,8 +79,9 @@ def propagate(adjacency: Adjacency, x: jax.Array, num_layers: int) -> tuple[jax.
     Differentiable in x (reverse mode only); the entries of A are data and get no gradient.
 
     On the CPU a product runs in the CSR kernel (multi-threaded; 10 to 25 times as fast as gather and scatter-add);
-    elsewhere it is a gather and a sum over the sorted rows. The product of BCOO itself would forget that the rows are
-    sorted, and sort them again for every product.
+    elsewhere it is a gather and a sum over the sorted rows, or on an NVIDIA GPU, where XLA_FLAGS asks for deterministic
+    operations, a kernel of its own. The product of BCOO itself would forget that the rows are sorted, and sort them
+    again for every product.
 
     Args:
       adjacency: n nodes.
@@ -158,8 +160,21 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
     def by_entries(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return sum_of_entries(data, indices, x, matrix.shape[0])
 
+    def in_order(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
+        from rearm_jax.graphs.rows_in_order import product_in_order  # Pallas takes half a second to import
+
+        return product_in_order(data, indices[:, 1], indptr, x)
+
     # Decided when the program is lowered for its platform, so that the default backend does not matter.
-    return jax.lax.platform_dependent(matrix.data, matrix.indices, indptr, x, cpu=by_rows, default=by_entries)
+    ways = {"cpu": by_rows, "default": by_entries} | ({"cuda": in_order} if _must_be_deterministic() else {})
+    return jax.lax.platform_dependent(matrix.data, matrix.indices, indptr, x, **ways)
+
+
+def _must_be_deterministic() -> bool:
+    """Whether XLA_FLAGS forbids operations of a GPU whose result depends on the order of its threads."""
+    flags = [flag.partition("=") for flag in os.environ.get("XLA_FLAGS", "").split()]
+    values = [value for name, _, value in flags if name == "--xla_gpu_deterministic_ops"]
+    return bool(values) and values[-1].lower() in ("", "true", "1")
 
 
 def sum_of_entries(data: jax.Array, indices: jax.Array, x: jax.Array, num_rows: int) -> jax.Array:
