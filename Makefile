@@ -33,7 +33,7 @@ docs: .venv/installed-docs
 	$(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv runs .cache site
+	rm -rf .venv runs .cache site dist
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -17,6 +17,7 @@ from rearm_jax import models
 from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.settings import (
     CUT_OFFS,
+    LOCAL_PATH,
     METRIC,
     MODALITIES,
     NOT_NEGATIVE,
@@ -90,7 +91,7 @@ SETTINGS = {
         choice("folder", "synthetic", "run"),
         'where the data come from; "run": the run folder holds them, as `train(..., dataset=...)` writes it',
     ),
-    "data.root": Setting("", PATH, "folder of the data, in one of the layouts of docs/own-data.md"),
+    "data.root": Setting("", LOCAL_PATH, "folder of the data, in one of the layouts of docs/own-data.md"),
     "data.name": Setting(
         "", choice("", "baby", "sports", "clothing"), "the data set to download where root is missing"
     ),
@@ -112,7 +113,7 @@ SETTINGS = {
         ("image", "text"), MODALITIES, "planted; data.modalities says which of them are seen"
     ),
     "data.synthetic.seed": Setting(0, integer(0), "of the synthetic data"),
-    "graph.cache_dir": Setting(".cache/graphs", PATH, 'built graphs are kept here; "" switches the cache off'),
+    "graph.cache_dir": Setting(".cache/graphs", LOCAL_PATH, 'built graphs are kept here; "" switches the cache off'),
     "model.name": Setting(
         "rearm",
         Rule(

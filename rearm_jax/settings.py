@@ -57,6 +57,12 @@ def _unique(values: tuple) -> bool:
 
 SWITCH = Rule(bool, "true or false")
 PATH = Rule(str, "a path, as text", lambda path: "\0" not in path)
+# An address would be taken for a folder called "gs:".
+LOCAL_PATH = Rule(
+    str,
+    'a path of a file system, as text, and no address such as "gs://..."',
+    lambda path: "\0" not in path and "://" not in path,
+)
 FRACTION = Rule(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 NOT_NEGATIVE = Rule(float, "a finite number of at least 0", lambda value: 0 <= value <= _FLOAT_MAX)
 POSITIVE = Rule(float, "a finite number above 0 (as float32)", lambda value: _FLOAT_MIN <= value <= _FLOAT_MAX)

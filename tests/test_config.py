@@ -169,7 +169,8 @@ BAD = {
     **dict.fromkeys(("data.download", "evaluation.test", "init_optimizer"), (0, 1, "true", None)),
     "data.train_on": ("", "All", "valid", None, True),
     "data.name": ("tiktok", "Baby", "../baby", None, 0),
-    **dict.fromkeys(("data.root", "graph.cache_dir", "init_from"), (0, None, ("a",), False)),
+    "init_from": (0, None, ("a",), False),
+    **dict.fromkeys(("data.root", "graph.cache_dir"), (0, None, ("a",), False, "gs://bucket/folder")),
     **dict.fromkeys(
         ("protocol", "negatives", "schedule.name", "compute_dtype", "ring_dtype", "parallel"),
         ("", "Strict", "float64", None, 0, ("strict",)),

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from rearm_jax import evaluate, recommend, train
-from rearm_jax.errors import CheckpointError
+from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.inference.export import export_run
+from rearm_jax.inference.output import check_output_file, check_output_folder
 from rearm_jax.inference.recommend_files import FORMATS, recommend_run
 from rearm_jax.inference.trained import load_trained
-from rearm_jax.report.visualize import write_report
+from rearm_jax.report.visualize import check_report, write_report
 from rearm_jax.training.checkpoint import Checkpoints
 from rearm_jax.training.run_folder import clear_run_folder
 from rearm_jax.training.run_path import run_path
@@ -115,3 +116,19 @@ def test_an_unknown_address_is_refused():
     assert str(run_path("gs://bucket/a[1]/b")) == "gs://bucket/a[1]/b"
     with pytest.raises(CheckpointError, match=r"s4://bucket/a is no address of a run folder: .* gs://, s3://"):
         run_path("s4://bucket/a")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_output_file,
+        check_output_folder,
+        lambda address: check_report("run", f"{address}.html"),
+        lambda address: check_report(address, None),
+    ],
+)
+def test_an_address_is_never_taken_for_a_folder(tmp_path, monkeypatch, check):
+    (tmp_path / "gs:" / "bucket" / "run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"gs://bucket/run\S* is an address: .*--out"):
+        check("gs://bucket/run")

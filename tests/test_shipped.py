@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.absolute_links import absolute
+import rearm_jax
+from docs.absolute_links import absolute, with_addresses
 from rearm_jax.compare.spec import load_spec
 from rearm_jax.errors import ConfigError
 from rearm_jax.shipped import find_file, list_shipped
@@ -86,3 +87,21 @@ def test_links_of_the_readme_for_an_index():
     assert kinds["docs/report.png"] == "raw"
     assert kinds["docs/own-data.md"] == "blob"
     assert len(kinds) > 15
+
+
+def test_an_index_links_to_the_repository():
+    before = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(with_addresses(before, "https://a.example/b/", "v1"))["project"]
+    addresses = project.pop("urls")
+    assert project == tomllib.loads(before)["project"]
+    assert addresses["Repository"] == "https://a.example/b"
+    files = [address.removeprefix("https://a.example/b/blob/v1/") for address in addresses.values()][1:]
+    assert all((ROOT / file).is_file() for file in files)
+    assert len(files) == 2
+
+
+def test_what_the_package_offers_is_public_by_its_page():
+    page = (ROOT / "docs" / "api.md").read_text()
+    section = page.partition("## The public interface\n")[2].partition("\n## ")[0]
+    named = {line.rsplit(".", 1)[1] for line in section.splitlines() if line.startswith("::: ")}
+    assert set(rearm_jax.__all__) <= named

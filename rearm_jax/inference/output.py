@@ -11,7 +11,7 @@ from rearm_jax.files import whole_file, whole_folder
 
 def check_output_file(path: str | os.PathLike) -> None:
     """Raises ConfigError unless a file could be written (or replaced) at `path`."""
-    _check_parent(Path(path))
+    _check_parent(path)
     if Path(path).is_dir():
         raise ConfigError(f"{path} is a folder: name a file")
 
@@ -21,8 +21,8 @@ def check_output_folder(path: str | os.PathLike, mark: str = "") -> None:
 
     With `mark`, one that holds a file of this name may be there, too, and is to be replaced.
     """
-    path = Path(path)
     _check_parent(path)
+    path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ConfigError(f"{path} is there, and is no folder: name another")
     if path.exists() and any(path.iterdir()) and not (mark and (path / mark).is_file()):
@@ -59,8 +59,10 @@ def output_folder(path: str | os.PathLike, mark: str = "") -> Iterator[Path]:
         yield temporary
 
 
-def _check_parent(path: Path) -> None:
-    parent = path.absolute().parent
+def _check_parent(path: str | os.PathLike) -> None:
+    if "://" in os.fspath(path):  # as a path it would be a folder called "gs:"
+        raise ConfigError(f"{os.fspath(path)} is an address: name a path of a file system, with --out")
+    parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {parent}. Make it, or name another")
 

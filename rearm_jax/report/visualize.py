@@ -75,11 +75,11 @@ def check_report(workdir: str | os.PathLike, out: str | os.PathLike | None) -> P
     """
     for package in ("jinja2", "matplotlib", "sklearn"):
         import_extra(package, "report", "the report")
-    path = Path(workdir, "report.html") if out is None else Path(out)
-    if path.suffix != ".html":
-        raise ConfigError(f"{path}: the report is an HTML file; give it a name that ends in .html")
-    check_output_file(path)
-    return path
+    file = os.path.join(workdir, "report.html") if out is None else os.fspath(out)
+    if not file.endswith(".html"):
+        raise ConfigError(f"{file}: the report is an HTML file; give it a name that ends in .html")
+    check_output_file(file)
+    return Path(file)
 
 
 def _contents(trained: Trained, result: dict, records: list[dict]) -> tuple[dict[str, Any], list[Drawing]]:
