@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
@@ -54,7 +55,7 @@ def make_run(num_users: int, num_items: int) -> Trained:
     config.data.update(root="none", modalities=("text",))
     config = resolve(config)
     trained = Trained("", 0, Experiment(config, dataset, {}, find("lightgcn").make(config, dataset), None), {})
-    vectors = [rng.standard_normal((size, WIDTH), np.float32) for size in (num_users, num_items)]
+    vectors = [jnp.asarray(rng.standard_normal((size, WIDTH), np.float32)) for size in (num_users, num_items)]
     vars(trained)["representations"] = Representations(*vectors)  # as if it had been computed
     return trained
 
