@@ -111,6 +111,7 @@ def test_propagation_is_a_sum_over_sorted_rows(platform, symmetric):
     assert set(scatters) == {"true"}
 
 
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="jax 0.11 lowers Triton's kernels beside a GPU alone")
 @pytest.mark.parametrize("flags", ["--xla_gpu_deterministic_ops=true", "--xla_dump_to=x --xla_gpu_deterministic_ops"])
 def test_on_a_gpu_that_must_be_deterministic_propagation_has_no_scatter(flags, monkeypatch):
     matrix = scipy.sparse.random_array((50, 50), density=0.1, rng=np.random.default_rng(1), dtype=np.float32).tocsr()

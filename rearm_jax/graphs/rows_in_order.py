@@ -2,7 +2,8 @@
 
 XLA adds up by atomics there, in whatever order threads arrive. Its flag --xla_gpu_deterministic_ops forbids that, and
 sorts the entries again for every product, which made a step of TikTok eighty times as long; with the flag set, this
-takes its place (docs/determinism.md).
+takes its place (docs/determinism.md). Pallas' way to Triton is deprecated from jax 0.11 on: before pyproject.toml
+allows a jax without it, this has to go another way.
 """
 
 import functools
