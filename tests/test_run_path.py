@@ -130,5 +130,5 @@ def test_an_unknown_address_is_refused():
 def test_an_address_is_never_taken_for_a_folder(tmp_path, monkeypatch, check):
     (tmp_path / "gs:" / "bucket" / "run").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"gs://bucket/run\S* is an address: .*--out"):
+    with pytest.raises(ConfigError, match=r"gs://bucket/run\S* is an address: name a path of a file system"):
         check("gs://bucket/run")

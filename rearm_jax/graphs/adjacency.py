@@ -173,7 +173,7 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
 def _must_be_deterministic() -> bool:
     """Whether XLA_FLAGS forbids operations of a GPU whose result depends on the order of its threads."""
     flags = [flag.partition("=") for flag in os.environ.get("XLA_FLAGS", "").split()]
-    values = [value for name, _, value in flags if name == "--xla_gpu_deterministic_ops"]
+    values = [value for name, _, value in flags if name.removeprefix("--") == "xla_gpu_deterministic_ops"]
     return bool(values) and values[-1].lower() in ("", "true", "1")
 
 
