@@ -97,6 +97,19 @@ def test_every_floor_is_used():
     assert {room(p) for p in FILES if p.name != "__init__.py"} | {"inference"} == set(FLOORS)
 
 
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """What is left when files that import none of the others are taken away again and again."""
+    while leaves := {file for file, others in arrows.items() if not others & arrows.keys() - {file}}:
+        arrows = {file: others for file, others in arrows.items() if file not in leaves}
+    return sorted(arrows)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}) == ["a", "b", "c"]
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES if p.name != "__init__.py"}
+    assert circle({name: set(imported_modules(path.read_text())) for name, path in modules.items()}) == []
+
+
 def test_one_door_for_each_library():
     assert files_that_import("orbax") == {"training/checkpoint.py"}
     linen = files_that_import("flax.linen") | files_that_import("flax.nnx")

@@ -1,6 +1,8 @@
-"""What is refused about the arrays of a data set: shapes, types, ids, features, and pairs in two splits."""
+"""What is refused about the arrays of a data set: names, shapes, types, ids, features, and pairs in two splits."""
 
 import itertools
+import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,6 +11,18 @@ from rearm_jax.errors import DataError
 
 MAX_ID = 2**31 - 2  # so that the number of users or items fits int32, too
 _CHUNK_ROWS = 1024  # features are converted and checked this many rows at a time: temporaries stay small
+
+
+def check_modalities(modalities: Sequence[str]) -> None:
+    """Raises DataError unless the names are identifiers, unique, and at least one."""
+    if isinstance(modalities, str) or not modalities:
+        raise DataError(f"data.modalities is {modalities!r}: name at least one, as a tuple such as ('image', 'text')")
+    for modality in modalities:
+        # The name becomes part of a file name and of parameter names, so nothing but an identifier may pass.
+        if not isinstance(modality, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", modality):
+            raise DataError(f"data.modalities holds {modality!r}: use letters, digits and underscores, no digit first")
+    if len(set(modalities)) < len(modalities):
+        raise DataError(f"data.modalities is {tuple(modalities)!r}: every modality may be named once only")
 
 
 def lie_by_row(folder: Folder) -> bool | None:

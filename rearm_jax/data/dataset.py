@@ -8,7 +8,6 @@ way round its array lies in the file.
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from absl import logging
 
 from rearm_jax.data.checks import (
     MAX_ID,
+    check_modalities,
     checked_features,
     checked_pairs,
     common_num_items,
@@ -78,9 +78,9 @@ class Dataset:
             ConfigError: an option is unknown or impossible, or a table is of no kind that is understood.
             DataError: a table cannot be used, or nothing is left of the interactions.
         """
-        from rearm_jax.data.prepare.in_memory import dataset_from_tables  # which stands on this file
+        from rearm_jax.data.prepare.in_memory import arrays_of_tables  # and polars with it, which others do not need
 
-        return dataset_from_tables(interactions, items, features, **options)
+        return prepared_dataset(*arrays_of_tables(interactions, items, features, **options))
 
 
 def load_dataset(root: str | os.PathLike, modalities: Sequence[str], num_users: int = 0) -> Dataset:
@@ -251,18 +251,6 @@ def summary(dataset: Dataset, protocol: str) -> str:
     ]
     label_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"{label:<{label_width}}  {value:>{value_width}}  {note}".rstrip() for label, value, note in rows)
-
-
-def check_modalities(modalities: Sequence[str]) -> None:
-    """Raises DataError unless the names are identifiers, unique, and at least one."""
-    if isinstance(modalities, str) or not modalities:
-        raise DataError(f"data.modalities is {modalities!r}: name at least one, as a tuple such as ('image', 'text')")
-    for modality in modalities:
-        # The name becomes part of a file name and of parameter names, so nothing but an identifier may pass.
-        if not isinstance(modality, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", modality):
-            raise DataError(f"data.modalities holds {modality!r}: use letters, digits and underscores, no digit first")
-    if len(set(modalities)) < len(modalities):
-        raise DataError(f"data.modalities is {tuple(modalities)!r}: every modality may be named once only")
 
 
 def _sha256(prefix: str, arrays: dict[str, np.ndarray]) -> str:

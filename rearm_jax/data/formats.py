@@ -67,7 +67,7 @@ def read_folder(root: str, modalities: Sequence[str]) -> Folder:
 
     Args:
         root: the folder.
-        modalities: names, checked by dataset.check_modalities.
+        modalities: names, checked by checks.check_modalities.
 
     Raises:
         DataError: no layout, two, files missing, or a file that cannot be read.

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rearm_jax.data.dataset import Dataset, check_modalities, make_dataset
+from rearm_jax.data.checks import check_modalities
+from rearm_jax.data.dataset import Dataset, make_dataset
 from rearm_jax.errors import DataError
 
 _POPULARITY_STD = 1.5

@@ -61,7 +61,7 @@ def output_folder(path: str | os.PathLike, mark: str = "") -> Iterator[Path]:
 
 def _check_parent(path: str | os.PathLike) -> None:
     if "://" in os.fspath(path):  # as a path it would be a folder called "gs:"
-        raise ConfigError(f"{os.fspath(path)} is an address: name a path of a file system (for a remote place, write here and copy)")
+        raise ConfigError(f"{os.fspath(path)} is an address: name a path of a file system")
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {parent}. Make it, or name another")

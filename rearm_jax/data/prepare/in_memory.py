@@ -1,13 +1,13 @@
-"""From tables in memory to a data set: the steps of pipeline.py, without a folder."""
+"""From tables in memory to the arrays of a data set: the steps of pipeline.py, without a folder."""
 
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import scipy.sparse
 
-from rearm_jax.data.dataset import Dataset, prepared_dataset
 from rearm_jax.data.prepare.frames import Frame, as_frame, features_frame, interactions_frame
 from rearm_jax.data.prepare.kinds import are_columns, check_kinds, is_text
 from rearm_jax.data.prepare.pipeline import log_counts, read_arrays
@@ -21,10 +21,10 @@ _NAMED_COLUMNS = ("text", "category", "number")
 OPTIONS = tuple(field.name for field in dataclasses.fields(Settings) if field.name not in _OF_FILES | _GIVEN)
 
 
-def dataset_from_tables(
+def arrays_of_tables(
     interactions: Any, items: Any = None, features: Mapping[str, Any] | None = None, **options: Any
-) -> Dataset:
-    """`Dataset.from_tables`, which says what everything is."""
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """What dataset.prepared_dataset takes; `Dataset.from_tables` says what everything given is."""
     if unknown := [name for name in options if name not in OPTIONS]:
         near = difflib.get_close_matches(unknown[0], OPTIONS, n=1)
         meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(OPTIONS)}"
@@ -49,7 +49,7 @@ def dataset_from_tables(
     modalities = check_choices(settings)
     arrays, counts, *_ = read_arrays(settings, modalities)
     log_counts(counts)
-    return prepared_dataset(arrays, modalities)
+    return arrays, modalities
 
 
 def _named_columns(option: str, given: Any) -> list[tuple[str, tuple[str, ...]]]:

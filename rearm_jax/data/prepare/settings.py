@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
-from rearm_jax.data.dataset import check_modalities
+from rearm_jax.data.checks import check_modalities
 from rearm_jax.data.encode import CACHE_DIR, IMAGE_MODEL, TEXT_MODEL, check_encoder_installed
 from rearm_jax.data.folder import check_out
 from rearm_jax.data.prepare.frames import Frame
