@@ -13,7 +13,7 @@ from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import Experiment, init_params, make_experiment
 from rearm_jax.graphs import relations
 from rearm_jax.graphs.adjacency import propagate, user_item_adjacency
-from rearm_jax.graphs.sampled import sample_edges
+from rearm_jax.graphs.sampled import largest, sample_edges
 from rearm_jax.parallel.rows import ALONE
 from rearm_jax.recommender.contract import Batch
 from rearm_jax.training.step import loss_share
@@ -106,10 +106,21 @@ def test_both_models_share_one_search(tmp_path):
 
 @functools.cache
 def sampling_problem() -> tuple:
-    """(pairs, graph, compiled function of a key)"""
+    """(pairs, graph, compiled function of a graph and a key)"""
     pairs = make_synthetic(NUM_USERS, NUM_ITEMS, 7, 6, seed=0, modalities=("text",)).train
     graph = user_item_adjacency(pairs, NUM_USERS, NUM_ITEMS)
-    return pairs, graph, jax.jit(lambda graph, key: sample_edges(graph, NUM_USERS, len(pairs) // 4, key))
+    by_item = jnp.asarray(np.lexsort(pairs.T))
+    return pairs, graph, jax.jit(lambda graph, key: sample_edges(graph, by_item, NUM_USERS, len(pairs) // 4, key))
+
+
+@pytest.mark.parametrize("count", [1, 2, 300, 699, 700])
+@pytest.mark.parametrize("decimals", [8, 1])  # the second has many equal values
+def test_the_largest_are_those_of_a_sort(decimals, count):
+    values = np.random.default_rng(0).normal(size=700).round(decimals).astype(np.float32) + 0.0  # no -0.0
+    values[::50] = [-np.inf, np.inf, 1e-45, -1e-45, 0, 3e38, -3e38] * 2
+    expected = np.zeros(700, bool)
+    expected[np.argsort(-values, kind="stable")[:count]] = True
+    np.testing.assert_array_equal(jax.jit(largest, static_argnums=1)(values, count), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -136,12 +147,12 @@ def test_the_kept_edges_make_a_normalised_graph_that_is_compact_and_sorted(seed)
 
 
 def test_how_often_an_edge_is_kept_is_that_of_drawing_one_after_the_other():
-    pairs, graph, _ = sampling_problem()
+    pairs, graph, sample = sampling_problem()
     num_kept, draws = len(pairs) // 4, 4000
 
     @jax.jit
     def kept_in(graph, key):
-        matrix = sample_edges(graph, NUM_USERS, num_kept, key).matrix
+        matrix = sample(graph, key).matrix
         edges = matrix.indices[:num_kept]
         return jnp.zeros((NUM_USERS, NUM_ITEMS)).at[edges[:, 0], edges[:, 1] - NUM_USERS].add(1)
 

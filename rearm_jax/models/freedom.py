@@ -17,7 +17,7 @@ a bias to W_m X_m, which cancels in the difference. It knows no leak: both proto
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import ConfigError
 from rearm_jax.graphs import relations
-from rearm_jax.graphs.adjacency import make_adjacency, propagate, user_item_adjacency
+from rearm_jax.graphs.adjacency import Adjacency, make_adjacency, propagate, user_item_adjacency
 from rearm_jax.graphs.sampled import sample_edges
 from rearm_jax.graphs.semantic import semantic_graph
 from rearm_jax.parallel.rows import ALL, Nodes, Shard
@@ -100,7 +100,8 @@ class Model(Ranked, Featured):
 
     @classmethod
     def relations(cls, dataset: Dataset, config: ConfigDict) -> Inputs:
-        """ "user_item", "item_item", and the features where they are read and stay as they are.
+        """ "user_item", "item_item", "edges_by_item" where edges are left out, and the features where they are read and
+        stay as they are.
 
         Raises:
           ConfigError: edge_dropout leaves no edge, or the kNN graphs need faiss, which is not installed.
@@ -114,14 +115,16 @@ class Model(Ranked, Featured):
             "user_item": user_item_adjacency(dataset.train, dataset.num_users, dataset.num_items),
             "item_item": make_adjacency(item_item, ("item",)),
         }
+        if config.graph.edge_dropout:
+            inputs["edges_by_item"] = jnp.asarray(np.argsort(dataset.train[:, 1], kind="stable").astype(np.int32))
         return inputs | cls.frozen_features(dataset, config) if config.loss.modality_weight else inputs
 
     def epoch_inputs(self, inputs: Inputs, key: jax.Array) -> Inputs:
         if not self.edge_dropout:
             return {}
-        graph: Any = inputs["user_item"]
-        num_kept = _num_kept(graph.matrix.nse // 2, self.edge_dropout)
-        return {"user_item": sample_edges(graph, self.num_users, num_kept, key)}
+        graph, by_item = cast(Adjacency, inputs["user_item"]), cast(jax.Array, inputs["edges_by_item"])
+        num_kept = _num_kept(len(by_item), self.edge_dropout)
+        return {"user_item": sample_edges(graph, by_item, self.num_users, num_kept, key)}
 
     @nn.compact
     def __call__(self, inputs: Inputs, users: Nodes = ALL, items: Nodes = ALL, train: bool = False) -> Representations:
