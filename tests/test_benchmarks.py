@@ -1,7 +1,13 @@
 """The parts that are not PyTorch's: every part of our side runs, and the tables say what the results say."""
 
-from benchmarks import baselines, jax_side, problem, run, seeds, significance, table
+import math
+
+import numpy as np
+import polars as pl
+
+from benchmarks import baselines, jax_side, problem, run, seeds, significance, table, warm_start
 from benchmarks.costs import Sizes, part_costs
+from rearm_jax.data.dataset import SPLITS, make_dataset
 from rearm_jax.experiment import build_experiment
 from rearm_jax.graphs.relations import user_interest_features
 from tests.conftest import tiny_config
@@ -112,3 +118,31 @@ def test_simulated_tables_have_a_row_each(monkeypatch):
     shares = significance.shares_found(0.0, 0.0, 0.5, 0.01, 3, 30)
     assert shares[1] > 0.8
     assert shares[0] < 0.3
+
+
+def test_old_data_are_what_was_there_of_each_split():
+    rng = np.random.default_rng(0)
+    drawn = rng.permutation(12 * 9)[:60]
+    pairs = np.stack([drawn // 9, drawn % 9], axis=1)
+    labels = {"user_ids": np.array([f"u{n}" for n in range(12)]), "item_ids": np.array([f"i{n}" for n in range(9)])}
+    features = rng.normal(size=(9, 3)).astype(np.float32)
+    new = make_dataset(pairs[:40], pairs[40:50], pairs[50:], {"text": features}, labels=labels)
+    known = {(f"u{user}", f"i{item}") for user, item in pairs[rng.random(60) < 0.3]}
+    users, items = zip(*known, strict=True)
+    old = warm_start.within(new, pl.DataFrame({"user_id": users, "item_id": items}))
+    assert old.num_users == len({user for user, _ in known}) < 12
+    for split in SPLITS:
+        assert named(old, split) == named(new, split) & known
+    for row, name in enumerate(old.labels.item_ids):
+        assert np.array_equal(old.features["text"][row], features[int(name[1:])])
+
+
+def named(dataset, split):
+    """The interactions of a split, by outside ids."""
+    ids = dataset.labels
+    return {(str(ids.user_ids[user]), str(ids.item_ids[item])) for user, item in getattr(dataset, split)}
+
+
+def test_epochs_to_a_value_are_those_to_the_first_as_good():
+    assert warm_start.epochs_to(0.2, [0.1, 0.2, 0.1, 0.3]) == 2
+    assert warm_start.epochs_to(0.4, [0.1, 0.2, 0.1, 0.3]) == math.inf
