@@ -164,6 +164,7 @@ def described(experiment: Experiment, result: Mapping[str, Any]) -> dict[str, An
         "epochs": result["epochs"],
         "best_epoch": result["best_epoch"],
         "seconds": result["seconds"],
+        "device": result["devices"][0],
         "parameters": result["parameters"] + result.get("residual", {}).get("parameters", 0),
         "content_hash": experiment.dataset.content_hash,
         "split_hash": experiment.dataset.split_hash,
