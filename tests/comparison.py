@@ -96,6 +96,8 @@ def _runs(data, row, rng):
         if state == "one failed" and number == 1:
             runs.append(run | {"status": "failed", "error": "killed"})
             continue
+        if state != "external":
+            run |= {"device": "cpu" if state == "closed" else "NVIDIA H200"}
         runs.append(run | {"metrics": "{}", "slices": json.dumps(_slices(mean, rng))})
     if state in ("done", "one failed", "closed"):
         seconds = {"closed": 0.21, "done": 41.3, "one failed": 640.0}[state] * rng.uniform(0.6, 1.5)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import polars as pl
 import pytest
@@ -103,6 +104,7 @@ def test_what_is_developed_is_compared_on_validation(tmp_path):
     write_outputs([tmp_path], tmp_path)
     settings = dict(read_results([tmp_path]).runs.select("row", "settings").rows())
     assert {row: json.loads(text) for row, text in settings.items()} == {"popular": {}, "ease": {"model.l2": 3.0}}
+    assert set(read_results([tmp_path]).runs["device"]) == {jax.devices()[0].device_kind}
     assert not (tmp_path / "search").exists()  # one setting: there is nothing to choose
     for folder in tmp_path.glob("final/*/*/*"):
         result = json.loads((folder / "result.json").read_text())

@@ -152,6 +152,14 @@ def test_rows_that_want_a_word(summary, tables):
         assert text.count(said) == 2  # of two data sets
 
 
+def test_where_the_final_runs_were_made(summary):
+    [said] = {line for line in markdown(summary).splitlines() if line.startswith("- Final runs on")}
+    on_card, on_cpu = said.removeprefix("- Final runs on NVIDIA H200: ").rstrip(".").split("; on cpu: ")
+    assert on_cpu.split(", ") == ["MostPopular", "EASE"]
+    assert {"LightGCN", "REARM"} < set(on_card.split(", "))
+    assert "toolkit" not in said
+
+
 def test_costs(written, tables):
     folder, _ = written
     runs = pl.read_parquet(folder / "results.parquet")

@@ -28,7 +28,17 @@ from rearm_jax.evaluation.user_metrics import read_user_metrics, user_metrics
 from rearm_jax.training.result import NUMERICS
 from rearm_jax.training.writer import versions
 
-_COLUMNS = ("valid", "epochs", "best_epoch", "seconds", "seconds_to_best", "seconds_per_epoch", "peak_bytes", "error")
+_COLUMNS = (
+    "valid",
+    "epochs",
+    "best_epoch",
+    "seconds",
+    "seconds_to_best",
+    "seconds_per_epoch",
+    "peak_bytes",
+    "device",
+    "error",
+)
 
 
 class External(NamedTuple):

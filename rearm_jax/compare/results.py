@@ -45,6 +45,7 @@ RUN = {
     "seconds_per_epoch": pl.Float64,
     "peak_bytes": pl.Int64,
     "parameters": pl.Int64,
+    "device": pl.String,  # kind of the run's devices: cpu, NVIDIA H200; null where nothing noted it
     "closed_form": pl.Boolean,  # one seed is all there is
     "numerics": pl.Int64,
 }
