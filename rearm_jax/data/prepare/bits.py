@@ -78,10 +78,10 @@ def following(bits: np.ndarray) -> np.ndarray:
 
 def are_odd(bits: np.ndarray) -> np.ndarray:
     """For each place whether the number of bits set up to it, it included, is odd."""
-    odd = bits.copy()
+    odd, moved = bits.copy(), np.empty_like(bits)
     for shift in (1, 2, 4, 8, 16, 32):
-        odd ^= odd << np.uint64(shift)
-    words = odd >> np.uint64(63)
+        odd ^= np.left_shift(odd, np.uint64(shift), out=moved)
+    words = np.right_shift(odd, np.uint64(63), out=moved)
     odd ^= np.negative(np.bitwise_xor.accumulate(words) ^ words)
     return odd
 

@@ -1,29 +1,25 @@
 """What a text table holds, in one dialect of quotes: every line has its place, and what cannot be read is named.
 
-Threads look at blocks of the file (records.py); Python sees only what is out of order.
+It is looked at block by block (records.py); Python sees only what is out of order.
 """
 
 import bisect
 import codecs
-import concurrent.futures
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
 from rearm_jax.data.prepare import bits
 from rearm_jax.data.prepare.reading import Refused
-from rearm_jax.data.prepare.records import OPEN_LINE, OPEN_QUOTE, Layout, Records, find_records, is_open, whole_records
+from rearm_jax.data.prepare.records import OPEN_LINE, OPEN_QUOTE, Layout, Records, whole_records
 from rearm_jax.data.prepare.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
 FIELDS = "not as many fields as columns"
 _REASONS = ("", "", FIELDS, "the header again", "a byte order mark in mid-file", "not UTF-8")
 _BLOCK = 1 << 19  # bytes
-_GROUP = 4  # blocks that a thread takes at a time
-_WINDOW = 1 << 12  # bytes looked at first behind a record with a broken quote
+_WINDOW = 1 << 12  # bytes looked at first, and behind a record with a broken quote; then twice as many, and so on
 _SUSPICIOUS = 16  # lines of one record
 _LINE_BITS = 24  # for a number of lines, beside the number of the first
 
@@ -85,35 +81,17 @@ class Survey(NamedTuple):
 def survey(text: Text, layout: Layout, max_refused: int) -> Survey:
     """Reads the structure of a file in one dialect. Stops where more than `max_refused` records are refused."""
     walk = _Walk(text, layout)
-    position, step = layout.body, _BLOCK
-    for start, end, records in _look_ahead(text, layout):
-        window = end
-        while position < end and len(walk.refused) <= max_refused:
-            if (position, window) != (start, end) or is_open(records):
-                records = whole_records(text, layout, position, window)
-            walk.take(records, position)
-            position += records.size
-            step = min(2 * step, _BLOCK)
-            if records.trouble not in (None, OPEN_QUOTE, OPEN_LINE):
-                # Nobody knows where the record was meant to end. Its first line is refused, and the next is looked at.
-                position = walk.refuse_line(position, records)
-                step = _WINDOW
-            window = min(end, text.line_end(position + step))
-        if len(walk.refused) > max_refused:
-            break
+    position, step = layout.body, _WINDOW  # most dialects that do not fit do not fit at the start
+    while position < len(text.data) and len(walk.refused) <= max_refused:
+        records = whole_records(text, layout, position, text.line_end(position + step))
+        walk.take(records, position)
+        position += records.size
+        step = min(2 * step, _BLOCK)
+        if records.trouble not in (None, OPEN_QUOTE, OPEN_LINE):
+            # Nobody knows where the record was meant to end. Its first line is refused, and the next is looked at.
+            position = walk.refuse_line(position, records)
+            step = _WINDOW
     return walk.survey()
-
-
-def _look_ahead(text: Text, layout: Layout) -> Iterator[tuple[int, int, Records]]:
-    """Blocks, and what is in them if a record starts where they start: threads read ahead on that guess."""
-    workers = pl.thread_pool_size()
-    blocks = text.blocks(layout.body, _BLOCK)
-    groups = iter(lambda: list(islice(blocks, _GROUP)), [])
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        while batch := list(islice(groups, 4 * workers)):
-            found = pool.map(lambda group: [find_records(text, layout, *block) for block in group], batch)
-            for group, records_of in zip(batch, found, strict=True):
-                yield from ((*block, records) for block, records in zip(group, records_of, strict=True))
 
 
 def _spans(continued: np.ndarray) -> np.ndarray:
