@@ -507,6 +507,20 @@ def test_processes_share_the_cores_and_pass_their_codes_on(tmp_path):
     assert in_processes([[sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]]) == 70
 
 
+@pytest.mark.parametrize("given", [None, "true"])
+def test_processes_do_not_take_a_gpu_from_each_other(tmp_path, monkeypatch, given):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(name, given)
+    show = f"import os, sys; open(sys.argv[1], 'w').write(os.environ.get({name!r}, 'not set'))"
+    files = [tmp_path / word for word in ("first", "second", "alone")]
+    commands = [[sys.executable, "-c", show, str(file)] for file in files]
+    assert in_processes(commands[:2]) == in_processes(commands[2:]) == 0
+    several = given or "false"
+    assert [file.read_text() for file in files] == [several, several, given or "not set"]
+
+
 def cores_in(path) -> set[int]:
     return {int(word) for word in path.read_text().strip("{}").split(",")}
 

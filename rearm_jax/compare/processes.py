@@ -10,6 +10,7 @@ from types import FrameType
 from rearm_jax.program import CRASHED, DONE, INTERRUPTED
 
 _PARENT = "REARM_COMPARE_PARENT"
+_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def started_by_another() -> bool:
@@ -18,7 +19,7 @@ def started_by_another() -> bool:
 
 
 def in_processes(commands: Sequence[Sequence[str]]) -> int:
-    """Runs commands side by side, each on its share of the cores, until all have ended.
+    """Runs commands side by side, each on its share of the cores and of a GPU's memory, until all have ended.
 
     The first Ctrl-C or SIGTERM becomes a SIGTERM for each of them, so that they save what is under way; a second one
     kills them.
@@ -27,7 +28,10 @@ def in_processes(commands: Sequence[Sequence[str]]) -> int:
       The exit code: DONE, INTERRUPTED after a signal, or that of the first command that ended otherwise.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    environment, processes = os.environ | {_PARENT: str(os.getpid())}, []
+    environment, processes = os.environ | {_PARENT: str(os.getpid())}, list[subprocess.Popen]()
+    if len(commands) > 1:
+        # On a GPU, the first would take most of its memory at its start, whether it needs that or not.
+        environment.setdefault(_PREALLOCATE, "false")
     try:
         for number, command in enumerate(commands):
             # A process has the cores of the one that started it: jax asks for their number when it begins.
