@@ -468,7 +468,7 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path, capsys):
     for words, message in [
         (["--workdir", "x"], "needs --spec"),
         (["--workdir", "x", "--spec", "missing.py"], "there is no such file"),
-        (["--workdir", "x", "--spec", str(spec), "--workers", "0"], "--workers=0: must be at least 1"),
+        (["--workdir", "x", "--spec", str(spec), "--workers", "-1"], "--workers=-1: must be at least 0"),
         (["--workdir", "x", "--workdir", "y", "--spec", str(spec)], "one --workdir"),
         (["--mode", "table", "--workdir", str(tmp_path)], "compare.json"),
         (["--mode", "table", "--workdir", "x", "--dry_run"], "--dry_run says nothing with --mode=table"),
@@ -482,6 +482,22 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path, capsys):
     ]:
         assert command.main(words) == 1
         assert message in capsys.readouterr().err
+
+
+def test_without_workers_the_tables_have_what_there_is(finished, tmp_path, monkeypatch, caplog):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    [missing] = tmp_path.glob("final/tiny/bpr/*-1")
+    shutil.rmtree(missing)
+    words = ["--spec", "-", "--workdir", str(tmp_path), "--workers", "0"]
+    monkeypatch.setattr(command, "load_spec", lambda path: spec_of())
+    monkeypatch.setattr(sys, "argv", ["rearm_jax.compare", *words])
+    assert command.main(words) == 0
+    assert "not at its end (9 of 10 runs)" in caplog.text
+    assert not missing.exists()
+    runs = read_results([tmp_path]).runs.filter(kind="final")
+    assert sorted(runs.select("row", "number").rows()) == [("bpr", 0), ("ease", 0), ("popular", 0)]
+    made_by = json.loads((tmp_path / "compare.json").read_text())["command"]
+    assert made_by == f"python -m rearm_jax.compare --spec - --workdir {tmp_path}"
 
 
 def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path, capsys, monkeypatch):

@@ -59,8 +59,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return DONE
     if not arguments.spec or len(arguments.workdir) > 1 or arguments.out:
         raise ConfigError("--mode=run: needs --spec and one --workdir, and no --out")
-    if arguments.workers < 1:
-        raise ConfigError(f"--workers={arguments.workers}: must be at least 1")
+    if arguments.workers < 0:
+        raise ConfigError(f"--workers={arguments.workers}: must be at least 0")
     if not arguments.workdir[0] or "://" in arguments.workdir[0]:
         raise ConfigError(f"--workdir={arguments.workdir[0]}: must be a folder of a file system")
     check_report()
@@ -107,6 +107,21 @@ def _quit_on_sigterm() -> Iterator[None]:
 
 def _compare(plan: Plan, spec: str, workers: int, external: Sequence[External]) -> int:
     """Everything: search and final runs, then the runs that are timed, one at a time, then the outputs."""
+    code = _run_all(plan, spec, workers) if workers else DONE
+    gather(plan, Datasets(plan), external)
+    write_outputs([plan.workdir], plan.workdir)
+    done, total = plan.progress()
+    if done < total or code != DONE:
+        logging.warning(
+            "the comparison is not at its end (%d of %d runs): the tables have what there is; the same command, with "
+            "--workers of at least 1, goes on",
+            done,
+            total,
+        )
+    return code
+
+
+def _run_all(plan: Plan, spec: str, workers: int) -> int:
     if workers == 1:
         code = INTERRUPTED if work(plan) else DONE
     else:
@@ -114,10 +129,6 @@ def _compare(plan: Plan, spec: str, workers: int, external: Sequence[External]) 
     for task in plan.timings() if code == DONE else ():
         if code == DONE and plan.outcome(task) is None:
             code = in_processes([_command(plan, spec, "--timing", f"{task.data}/{task.row}")])
-    gather(plan, Datasets(plan), external)
-    write_outputs([plan.workdir], plan.workdir)
-    if code != DONE:
-        logging.warning("the comparison is not at its end: the tables have what there is; the same command goes on")
     return code
 
 

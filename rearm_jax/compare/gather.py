@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,7 @@ def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None
         "data": about_data,
         "tries": spec.tries,
         "seeds": spec.seeds,
-        "command": shlex.join(["python", "-m", "rearm_jax.compare", *sys.argv[1:]]),
+        "command": _command(),
         "version": versions()["rearm_jax"],
         "numerics": NUMERICS,
     }
@@ -141,6 +142,12 @@ def write_outputs(folders: Sequence[str | os.PathLike], out: str | os.PathLike) 
     write_tables(out, summary)
     write_report(out, summary)
     logging.info("%s: table.md, table.tex, report.html", out)
+
+
+def _command() -> str:
+    """The command that compares, but for what it says of this machine."""
+    said = shlex.join(["python", "-m", "rearm_jax.compare", *sys.argv[1:]])
+    return re.sub(r" --workers[ =]\S+", "", said)
 
 
 def _users(folder: Path, outcome: Mapping[str, Any]) -> dict[str, np.ndarray]:

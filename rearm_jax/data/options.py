@@ -38,7 +38,13 @@ def compare_parser() -> Parser:
     )
     add("--mode", choices=("run", "table"), default="run", help="table: anew from the results of workdirs; default run")
     add("--out", type=expanduser, metavar="FOLDER", help="--mode=table: where the tables go; default the first workdir")
-    add("--workers", type=int, default=1, metavar="N", help="processes that share this machine's cores; default 1")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share this machine's cores; 0: only the tables, of what there is; default 1",
+    )
     add("--worker", action="store_true", help="only works at the runs, beside others in the same workdir")
     add("--dry_run", action="store_true", help="prints what will run, and how long and large it may become")
     add(
