@@ -143,6 +143,24 @@ def test_a_residual_beside_what_another_row_trained(tmp_path, monkeypatch):
     assert settings.items() >= (SMALL | both).items()
     assert len(runs.filter(pl.col("row") == "bpr + knn")) == 3 + 2
 
+    # Another setting is the best one now, as may be where more are tried: what stood beside the old one is of no use.
+    better = next(task for task in plan.search("tiny", "bpr") if task.number != plan.best("tiny", "bpr").number)
+    file = plan.folder(better) / OUTCOME_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"valid": 1.0}))
+    again = r"bpr \+ knn stands beside what bpr trained(.|\n)*remove .*search.*bpr \+ knn and .*final.*bpr \+ knn"
+    work(plan)
+    with pytest.raises(CheckpointError, match=again):
+        gather(plan, Datasets(plan), [])
+    shutil.rmtree(plan.workdir / "search/tiny/bpr + knn/002")
+    with pytest.raises(CheckpointError, match=again):
+        work(plan)
+    for kind in ("search", "final"):
+        shutil.rmtree(plan.workdir / kind / "tiny" / "bpr + knn")
+    work(plan)
+    gather(plan, Datasets(plan), [])
+    settings = read_results([plan.workdir]).runs.filter(kind="final")["settings"]
+    assert {json.loads(text).get("learning_rate") for text in settings} == {better.tried.get("learning_rate")}
+
 
 def test_a_start_takes_the_place_of_the_defaults():
     spec = spec_of(rows={"bpr": Row("bpr", SMALL, SPACE), "from": Row("bpr", SMALL, SPACE, {"learning_rate": 0.5})})
@@ -361,7 +379,7 @@ def test_runs_share_programs_and_give_the_bits_of_a_run_alone(finished, tmp_path
     assert len(found[0]) == 2
 
 
-def test_gathered_results_make_tables_with_lists_from_outside(finished, tmp_path):
+def test_gathered_results_make_tables_with_lists_from_outside(finished, tmp_path, caplog):
     dataset = Datasets(finished)("tiny")
     seen = {tuple(pair) for pair in dataset.train.tolist()}
     places = []
@@ -387,6 +405,9 @@ def test_gathered_results_make_tables_with_lists_from_outside(finished, tmp_path
     np.testing.assert_allclose(results.users["tiny"]["others"]["recall@10"][0], list(recall.values()), rtol=1e-6)
     for name in ("table.md", "table.tex", "report.html"):
         assert "others" in (tmp_path / name).read_text("utf-8")
+    assert "left out" not in caplog.text
+    gather(plan, Datasets(plan), [])
+    assert "the row others is left out of the tables now" in caplog.text
 
 
 @pytest.mark.parametrize("word", ["x", "=f", "x=", "x@nowhere=f", "ease=f", "again=f"])
@@ -492,12 +513,40 @@ def test_without_workers_the_tables_have_what_there_is(finished, tmp_path, monke
     monkeypatch.setattr(command, "load_spec", lambda path: spec_of())
     monkeypatch.setattr(sys, "argv", ["rearm_jax.compare", *words])
     assert command.main(words) == 0
-    assert "not at its end (9 of 10 runs)" in caplog.text
+    assert "not at its end (9 of 10 runs" in caplog.text
     assert not missing.exists()
     runs = read_results([tmp_path]).runs.filter(kind="final")
     assert sorted(runs.select("row", "number").rows()) == [("bpr", 0), ("ease", 0), ("popular", 0)]
     made_by = json.loads((tmp_path / "compare.json").read_text())["command"]
     assert made_by == f"python -m rearm_jax.compare --spec - --workdir {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": None}, "metrics is None"),
+        ({"slices": {}}, "slices is {}"),
+        ({"epochs": "two"}, "epochs is 'two'"),
+        ({"device": 3}, "device is 3"),
+    ],
+)
+def test_an_outcome_that_lacks_a_part_is_named(finished, tmp_path, changes, message):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    [file] = tmp_path.glob(f"final/tiny/ease/*/{OUTCOME_FILE}")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    plan = Plan(finished.spec, tmp_path)
+    with pytest.raises(DataError, match=rf"{re.escape(str(file))}: {message}. Remove .*: the run is made anew"):
+        gather(plan, Datasets(plan), [])
+
+
+def test_the_command_in_the_tables_compares_on_any_machine(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
+    plan = Plan(finished.spec, tmp_path)
+    for words in (["--workers", "2", "--workdir", "a --workers 3 b"], ["--workdir", "a --workers 3 b", "--workers=0"]):
+        monkeypatch.setattr(sys, "argv", ["rearm_jax.compare", *words])
+        gather(plan, Datasets(plan), [])
+        said = json.loads((tmp_path / "compare.json").read_text())["command"]
+        assert said == "python -m rearm_jax.compare --workdir 'a --workers 3 b'"
 
 
 def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path, capsys, monkeypatch):

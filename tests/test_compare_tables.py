@@ -1,5 +1,6 @@
 """Tables of a comparison against numpy and scipy on what was handed over, and as people and LaTeX read them."""
 
+import dataclasses
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 import scipy.stats
 
+from rearm_jax.compare.cells import notes
 from rearm_jax.compare.results import read_results, write_results
 from rearm_jax.compare.summary import summarise
 from rearm_jax.compare.tables import latex, markdown, write_tables
@@ -158,6 +160,16 @@ def test_where_the_final_runs_were_made(summary):
     assert on_cpu.split(", ") == ["MostPopular", "EASE"]
     assert {"LightGCN", "REARM"} < set(on_card.split(", "))
     assert "toolkit" not in said
+
+
+def test_devices_that_differ_or_are_not_known_are_told(summary):
+    [table, *_] = summary.tables
+    kinds = {"EASE": {None}, "LightGCN": {None, "cpu"}, "REARM": {"NVIDIA H200", "cpu"}}
+    rows = [dataclasses.replace(row, devices=kinds.get(row.name, set())) for row in table.rows]
+    said = ["NVIDIA H200 and cpu: REARM", "cpu and what was not noted: LightGCN", "what was not noted: EASE"]
+    assert f"Final runs on {'; on '.join(said)}." in notes(dataclasses.replace(table, rows=rows), summary)
+    nothing = [dataclasses.replace(row, devices={None}) for row in table.rows]
+    assert not any("Final runs on" in note for note in notes(dataclasses.replace(table, rows=nothing), summary))
 
 
 def test_costs(written, tables):

@@ -59,8 +59,9 @@ def _run(argv: Sequence[str] | None) -> int:
         return DONE
     if not arguments.spec or len(arguments.workdir) > 1 or arguments.out:
         raise ConfigError("--mode=run: needs --spec and one --workdir, and no --out")
-    if arguments.workers < 0:
-        raise ConfigError(f"--workers={arguments.workers}: must be at least 0")
+    least = 1 if arguments.dry_run else 0
+    if arguments.workers < least:
+        raise ConfigError(f"--workers={arguments.workers}: must be at least {least}")
     if not arguments.workdir[0] or "://" in arguments.workdir[0]:
         raise ConfigError(f"--workdir={arguments.workdir[0]}: must be a folder of a file system")
     check_report()
@@ -110,13 +111,12 @@ def _compare(plan: Plan, spec: str, workers: int, external: Sequence[External]) 
     code = _run_all(plan, spec, workers) if workers else DONE
     gather(plan, Datasets(plan), external)
     write_outputs([plan.workdir], plan.workdir)
-    done, total = plan.progress()
-    if done < total or code != DONE:
+    is_open = any(True for _ in plan.open_tasks()) or any(plan.outcome(task) is None for task in plan.timings())
+    if is_open:
         logging.warning(
-            "the comparison is not at its end (%d of %d runs): the tables have what there is; the same command, with "
-            "--workers of at least 1, goes on",
-            done,
-            total,
+            "the comparison is not at its end (%d of %d runs, those that are timed left out): the tables have what "
+            "there is; the same command, with --workers of at least 1, goes on",
+            *plan.progress(),
         )
     return code
 

@@ -102,9 +102,13 @@ def notes(table: Table, summary: Summary) -> list[str]:
     if any(row.closed_form for row in table.rows):
         closed = ", ".join(row.name for row in table.rows if row.closed_form)
         said.append(f"Fitted in closed form, so that one seed is all there is: {closed}.")
-    if devices := sorted({device for row in table.rows for device in row.devices}):
-        ran = [f"{one}: {', '.join(row.name for row in table.rows if one in row.devices)}" for one in devices]
-        said.append(f"Final runs on {'; on '.join(ran)}.")
+    if any(row.devices - {None} for row in table.rows):
+        on: dict[str, list[str]] = {}
+        for row in table.rows:
+            if row.devices:
+                kinds = " and ".join(sorted(device or "what was not noted" for device in row.devices))
+                on.setdefault(kinds, []).append(row.name)
+        said.append("Final runs on " + "; on ".join(f"{kinds}: {', '.join(on[kinds])}" for kinds in sorted(on)) + ".")
     if any(row.seconds_to_best is not None for row in table.rows):
         said.append("Seconds and memory: of a run of each model that nothing ran beside.")
     return said

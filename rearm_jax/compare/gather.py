@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from rearm_jax.compare.external import read_external
-from rearm_jax.compare.plan import USERS_FILE, Plan, Task
+from rearm_jax.compare.plan import OUTCOME_FILE, USERS_FILE, Plan, Task
 from rearm_jax.compare.report import write_report
 from rearm_jax.compare.results import read_results, sha256, write_results
 from rearm_jax.compare.spec import KEPT_METRICS
@@ -40,6 +39,7 @@ _COLUMNS = (
     "device",
     "error",
 )
+_KINDS: dict[str, Any] = {"device": str | None, "error": str | None, "metrics": dict, "slices": dict}
 
 
 class External(NamedTuple):
@@ -87,9 +87,11 @@ def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None
     """Writes results.parquet, users/ and compare.json of all that has come out, into the plan's workdir.
 
     Raises:
-      DataError: lists of another toolkit cannot be used.
+      DataError: lists of another toolkit cannot be used, or an outcome is damaged.
+      CheckpointError: a run has other settings than the plan's.
     """
     spec, runs = plan.spec, list[dict[str, Any]]()
+    _say_what_is_left_out(plan, external)
     users: dict[str, dict[tuple[str, int], dict[str, np.ndarray]]] = {}
     about_data: dict[str, Any] = {}
     for name in spec.data:
@@ -103,6 +105,7 @@ def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None
         }
         users[name] = {}
         for row in spec.rows:
+            plan.check(name, row)
             for task in _tasks(plan, name, row):
                 outcome = plan.outcome(task)
                 if outcome is None:
@@ -146,8 +149,21 @@ def write_outputs(folders: Sequence[str | os.PathLike], out: str | os.PathLike) 
 
 def _command() -> str:
     """The command that compares, but for what it says of this machine."""
-    said = shlex.join(["python", "-m", "rearm_jax.compare", *sys.argv[1:]])
-    return re.sub(r" --workers[ =]\S+", "", said)
+    words = sys.argv[1:]
+    kept = [
+        word
+        for word, before in zip(words, ["", *words], strict=False)
+        if not word.startswith("--workers") and before != "--workers"
+    ]
+    return shlex.join(["python", "-m", "rearm_jax.compare", *kept])
+
+
+def _say_what_is_left_out(plan: Plan, external: Sequence[External]) -> None:
+    """Warns of lists of another toolkit that are in the tables now, and will not be."""
+    file = plan.workdir / "compare.json"
+    before = json.loads(file.read_text("utf-8")).get("rows", []) if file.exists() else []
+    for row in sorted(set(before) - set(plan.spec.rows) - {lists.row for lists in external}):
+        logging.warning("the row %s is left out of the tables now: neither the spec nor --external has it", row)
 
 
 def _users(folder: Path, outcome: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -178,9 +194,17 @@ def _run(plan: Plan, task: Task, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "numerics": outcome["numerics"],
     }
     run |= {name: outcome.get(name) for name in _COLUMNS}
-    if task.kind == "final" and outcome["status"] == "done":
-        run |= {name: json.dumps(outcome[name]) for name in ("metrics", "slices")}
-    return run
+    is_scored = task.kind == "final" and outcome["status"] == "done"
+    parts = ("metrics", "slices") if is_scored else ()
+    for name in (*_COLUMNS, *parts):
+        value: Any = outcome.get(name)
+        is_right = isinstance(value, _KINDS.get(name, int | float | None))
+        if not is_right or (name == "slices" and not value.keys() >= {"by_history", "by_popularity", "lists"}):
+            raise DataError(
+                f"{plan.folder(task) / OUTCOME_FILE}: {name} is {value!r}. Remove {plan.folder(task)}: the "
+                "run is made anew"
+            )
+    return run | {name: json.dumps(outcome[name]) for name in parts}
 
 
 def _external(

@@ -123,11 +123,31 @@ class Plan:
                     "rows of the two cannot stand in one table. Name another --workdir"
                 )
         for data, row in self.groups():
-            for task in [*self._settings(data, row), *self.finals(data, row)]:
-                _check_settings(self.folder(task), self.config(task))
+            self.check(data, row)
         if write and facts.keys() - saved.keys():
             self.workdir.mkdir(parents=True, exist_ok=True)
             _write(file, saved | facts)
+
+    def check(self, data: str, row: str) -> None:
+        """Refuses runs of a row that are not those of this plan.
+
+        A row whose model another row trains can be checked only when that has been done: with more settings tried, or
+        a failed seed run again, what it was trained on may be another model now.
+
+        Raises:
+          CheckpointError: a run has other settings; the message says what to remove.
+        """
+        for task in [*self._settings(data, row), *self.finals(data, row)]:
+            try:
+                _check_settings(self.folder(task), self.config(task))
+            except CheckpointError as error:
+                if not task.trained:
+                    raise
+                folders = f"{self.workdir / 'search' / data / row} and {self.workdir / 'final' / data / row}"
+                raise CheckpointError(
+                    f"{error}\n{row} stands beside what {self.spec.rows[row].trained} trained. If that is another run "
+                    f"now, remove {folders}: they are made anew"
+                ) from error
 
     def groups(self) -> list[tuple[str, str]]:
         """Data set and row of what is searched together."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Row:
         lists: coverage, Gini and novelty, mean over seeds.
         by_history, by_popularity: as slices.by_history and found_by_popularity give them, means over seeds.
         parameters: number of them.
-        devices: kinds of device of the final runs, as far as they were noted.
+        devices: kinds of device of the final runs, None for those that did not note it.
         tried, failed, pruned: settings tried, and how many of these failed or were pruned.
         best_so_far: the best validation metric after each setting tried, NaN before the first that is done.
         chosen: number, settings and validation metric of the setting that is best on validation.
@@ -51,7 +51,7 @@ class Row:
     by_history: Sequence[Mapping[str, Any]]
     by_popularity: Sequence[Mapping[str, Any]]
     parameters: int | None
-    devices: Sequence[str]
+    devices: Set[str | None]
     tried: int
     failed: int
     pruned: int
@@ -193,7 +193,7 @@ def _row(
         by_history=[_mean_of(group) for group in zip(*(one["by_history"] for one in slices), strict=True)],
         by_popularity=[_mean_of(group) for group in zip(*(one["by_popularity"] for one in slices), strict=True)],
         parameters=next((run["parameters"] for run in [*done, *search] if run["parameters"] is not None), None),
-        devices=sorted({run["device"] for run in done if run["device"]}),
+        devices={run["device"] for run in done if run["kind"] == "final"},
         tried=len(tried),
         failed=sum(run["status"] == "failed" for run in search),
         pruned=sum(run["status"] == "pruned" for run in search),

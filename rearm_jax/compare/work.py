@@ -51,7 +51,7 @@ def work(plan: Plan, sleep: Callable[[float], object] = time.sleep) -> int | Non
 
     Raises:
       DataError: the data of a data set cannot be used.
-      CheckpointError: a folder cannot be written.
+      CheckpointError: a folder cannot be written, or holds a run with other settings.
     """
     datasets = Datasets(plan)
     last: tuple[str, str] | None = None
@@ -65,6 +65,8 @@ def work(plan: Plan, sleep: Callable[[float], object] = time.sleep) -> int | Non
         for task in tasks:
             try:
                 with claimed(plan, task) as lock:
+                    if last != (task.data, task.row):
+                        plan.check(task.data, task.row)
                     if last and last != (task.data, task.row):
                         forget_programs()
                     stopped_by = lock and run(plan, task, datasets, lock)
