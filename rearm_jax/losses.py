@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rearm_jax.parallel.blocks import BlockRows, in_blocks
 
 _Gradients = tuple[jax.Array, jax.Array]  # with respect to anchors and candidates
-_ANCHORS = BlockRows(256, gpu=4096)  # of InfoNCE in a block
+_ANCHORS = BlockRows(256, elsewhere=4096)  # of InfoNCE in a block
 
 
 def bpr_loss(positive_scores: jax.Array, negative_scores: jax.Array, weights: jax.Array) -> jax.Array:
@@ -152,7 +152,7 @@ def _log_totals_in_blocks(
 
     num_blocks = -(-jnp.sum(weights > 0) // block_size)
     carry = jnp.zeros((), anchors.dtype), jnp.zeros_like(anchors), jnp.zeros_like(candidates.T)
-    if len(anchors) == block_size > _ANCHORS.elsewhere:  # spares a GPU a loop whose length it has to tell the host
+    if len(anchors) == block_size > _ANCHORS.cpu:  # spares a loop whose length a GPU has to tell the host
         loss, d_anchors, d_candidates = add_block(jnp.int32(0), carry)
     else:
         loss, d_anchors, d_candidates = jax.lax.fori_loop(0, num_blocks, add_block, carry)

@@ -1,4 +1,4 @@
-"""Blocks whose size goes by the platform: the choice itself, and that a GPU's blocks give what a CPU's give."""
+"""Blocks whose size goes by the platform: the choice itself, and that large blocks give what a CPU's give."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ from rearm_jax.parallel.blocks import BlockRows, in_blocks
 NODES, WIDTH = 9, 5
 
 
-@pytest.mark.parametrize(("platform", "size"), [("cpu", 3), ("tpu", 3), ("cuda", 7), ("rocm", 7)])
+@pytest.mark.parametrize(("platform", "size"), [("cpu", 3), ("tpu", 7), ("cuda", 7), ("rocm", 7)])
 def test_the_size_is_that_of_the_platform(platform, size):
     def scaled(x):
-        return in_blocks(lambda size, x: x * size, BlockRows(3, gpu=7), NODES, x)
+        return in_blocks(lambda size, x: x * size, BlockRows(3, elsewhere=7), NODES, x)
 
     text = jax.jit(scaled).trace(jnp.float32(1)).lower(lowering_platforms=(platform,)).as_text()
     assert f"dense<{size}.000000e+00>" in text
@@ -24,7 +24,7 @@ def test_the_size_is_that_of_the_platform(platform, size):
 
 
 def test_no_block_is_longer_than_the_rows():
-    assert in_blocks(lambda size: size, BlockRows(16, gpu=64), NODES) == NODES
+    assert in_blocks(lambda size: size, BlockRows(16, elsewhere=64), NODES) == NODES
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -53,11 +53,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("gpu_rows", [5, 64], ids=["blocks", "one block"])
+@pytest.mark.parametrize("large", [5, 64], ids=["blocks", "one block"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_gpus_blocks_give_what_a_cpus_give(case, gpu_rows, monkeypatch):
+def test_large_blocks_give_what_a_cpus_give(case, large, monkeypatch):
     module, constant, function, arrays = CASES[case]
-    monkeypatch.setattr(module, constant, BlockRows(4, gpu=gpu_rows))
+    monkeypatch.setattr(module, constant, BlockRows(4, elsewhere=large))
 
     def value_and_gradients():
         def total(*arrays):
@@ -66,7 +66,7 @@ def test_a_gpus_blocks_give_what_a_cpus_give(case, gpu_rows, monkeypatch):
         return jax.jit(jax.value_and_grad(total, argnums=tuple(range(len(arrays)))))(*arrays)
 
     expected = value_and_gradients()
-    # As if the program were lowered for a GPU.
-    monkeypatch.setattr(module, "in_blocks", lambda fn, size, count, *args: fn(min(size.gpu, count), *args))
+    # As if the program were lowered for an accelerator.
+    monkeypatch.setattr(module, "in_blocks", lambda fn, size, count, *args: fn(min(size.elsewhere, count), *args))
     found = value_and_gradients()
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)

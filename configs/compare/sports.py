@@ -17,5 +17,6 @@ REARM = Row("rearm", START | SOFTMAX | {"model.unit_features": True}, space={})
 def get_spec() -> Spec:
     data = {"Sports": office.config_of("sports", ("category", "keywords"), 8192)}
     fitted = {name: office.FITTED[name] for name in ("ItemKNN", "EASE")}
-    rows = fitted | office.PLUS | office.with_and_without(["LightGCN", "FREEDOM", "MGCN"]) | {"REARM": REARM}
+    rows = fitted | office.PLUS | office.with_and_without(["LightGCN", "FREEDOM", "MGCN"])
+    rows |= {name: office.with_and_without([name])[name] for name in ("VBPR", "BM3", "SMORE")} | {"REARM": REARM}
     return dataclasses.replace(office.get_spec(), data=data, rows=rows, tries=4, seeds=2)

@@ -8,10 +8,10 @@ import jax
 
 
 class BlockRows(NamedTuple):
-    """Rows of a block: as many as a CPU's cache holds, or on a GPU, where every block costs launches, many more."""
+    """Rows of a block: as many as a CPU's cache holds; elsewhere, where every block costs launches, many more."""
 
+    cpu: int
     elsewhere: int
-    gpu: int
 
 
 def in_blocks(fn: Callable[..., Any], rows: BlockRows, num_rows: int, *args: Any) -> Any:
@@ -23,8 +23,7 @@ def in_blocks(fn: Callable[..., Any], rows: BlockRows, num_rows: int, *args: Any
       num_rows: there are.
       args: arrays.
     """
-    elsewhere, gpu = (min(size, num_rows) for size in rows)
-    if elsewhere == gpu:
-        return fn(elsewhere, *args)
-    on_gpu = functools.partial(fn, gpu)
-    return jax.lax.platform_dependent(*args, cuda=on_gpu, rocm=on_gpu, default=functools.partial(fn, elsewhere))
+    cpu, elsewhere = (min(size, num_rows) for size in rows)
+    if cpu == elsewhere:
+        return fn(cpu, *args)
+    return jax.lax.platform_dependent(*args, cpu=functools.partial(fn, cpu), default=functools.partial(fn, elsewhere))

@@ -19,7 +19,7 @@ import optax
 from rearm_jax.parallel.blocks import BlockRows, in_blocks
 
 AXIS = "devices"
-_BLOCK_ROWS = BlockRows(2048, gpu=65536)  # that `sum_rows` transforms at a time
+_BLOCK_ROWS = BlockRows(2048, elsewhere=65536)  # that `sum_rows` transforms at a time
 
 
 class WholeTable:
@@ -206,7 +206,7 @@ def sum_rows(transform: Callable[[jax.Array], jax.Array], table: jax.Array, coun
         return total + block_sum(*block), None
 
     def sum_blocks(size: int, table: jax.Array, count: jax.Array | int) -> jax.Array:
-        if size == n > _BLOCK_ROWS.elsewhere:
+        if size == n > _BLOCK_ROWS.cpu:
             return block_sum(table, (jnp.arange(n) < count)[:, None])
         blocks = jnp.pad(table, ((0, -n % size), (0, 0))).reshape(-1, size, columns)
         counts = (jnp.arange(len(blocks) * size) < count).reshape(-1, size, 1)

@@ -19,7 +19,7 @@ from rearm_jax.parallel.blocks import BlockRows, in_blocks
 
 _Arrays = tuple[jax.Array, ...]
 
-_BLOCK_NODES = BlockRows(128, gpu=8192)  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
+_BLOCK_NODES = BlockRows(128, elsewhere=8192)  # 128 x 64 x 64 floats are 2 MB: a block lives in the cache
 
 
 class DropRate(NamedTuple):
@@ -205,7 +205,7 @@ def _map_blocks(
 
         nodes = (first_node + jnp.arange(n + padding, dtype=jnp.uint32)).reshape(-1, size)
         seeds = jnp.repeat(seed.reshape(-1), len(nodes))
-        run = jax.vmap(block) if size == n > _BLOCK_NODES.elsewhere else functools.partial(jax.lax.map, block)
+        run = jax.vmap(block) if size == n > _BLOCK_NODES.cpu else functools.partial(jax.lax.map, block)
         outputs = run((*map(split, arrays), seeds, jnp.tile(nodes, (seed.size, 1))))
         return jax.tree.map(lambda x: x.reshape(-1, n + padding, d)[:, :n].reshape(shape), outputs)
 
