@@ -36,7 +36,8 @@ def random_inputs(n, d, seed=0, count=3):
 
 
 def mask_of(n, d, rate, seed=SEED):
-    return np.asarray(jitted_mask(seed, jnp.arange(n, dtype=jnp.uint32), d, DropRate.of(rate)))
+    """bool (n, queries, keys)"""
+    return np.asarray(jitted_mask(seed, jnp.arange(n, dtype=jnp.uint32), d, DropRate.of(rate))).swapaxes(1, 2)
 
 
 def z_of_correlation(x, y):

@@ -25,7 +25,7 @@ from rearm_jax.evaluation.metrics import split_metrics
 from rearm_jax.evaluation.popularity import found_by_popularity
 from rearm_jax.evaluation.slices import by_history, list_measures
 from rearm_jax.evaluation.user_metrics import read_user_metrics, user_metrics
-from rearm_jax.training.result import NUMERICS
+from rearm_jax.training.result import ALIKE_SINCE
 from rearm_jax.training.writer import versions
 
 _COLUMNS = (
@@ -128,7 +128,7 @@ def gather(plan: Plan, datasets: Datasets, external: Sequence[External]) -> None
         "seeds": spec.seeds,
         "command": _command(),
         "version": versions()["rearm_jax"],
-        "numerics": NUMERICS,
+        "numerics": ALIKE_SINCE,
     }
     write_results(plan.workdir, about, runs, users)
 
@@ -236,6 +236,6 @@ def _external(
         "metrics": json.dumps(split_metrics(found.top_items, found.users, positives, ks)),
         "slices": json.dumps(slices),
         "closed_form": False,
-        "numerics": NUMERICS,
+        "numerics": ALIKE_SINCE,
     }
     return run, metrics

@@ -24,7 +24,7 @@ from rearm_jax.data.dataset import Dataset
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.files import whole_file
 from rearm_jax.training.checkpoint import checkpoint_directory
-from rearm_jax.training.result import NUMERICS
+from rearm_jax.training.result import ALIKE_SINCE
 from rearm_jax.training.run_folder import check_run_folder
 
 OUTCOME_FILE = "outcome.json"
@@ -83,7 +83,7 @@ class Plan:
 
     def end(self, task: Task, outcome: Mapping[str, Any]) -> None:
         """Writes down what came of the run. Of a search run the setting is all that is wanted: its checkpoints go."""
-        _write(self.folder(task) / OUTCOME_FILE, {**outcome, "numerics": NUMERICS})
+        _write(self.folder(task) / OUTCOME_FILE, {**outcome, "numerics": ALIKE_SINCE})
         checkpoints = checkpoint_directory(self.folder(task))
         if task.kind == "search" and checkpoints.exists():
             checkpoints.rmtree()
@@ -262,10 +262,10 @@ def _outcome(folder: Path) -> dict[str, Any] | None:
     is_number = isinstance(value, float) and math.isfinite(value)
     if outcome.get("status") not in STATUSES or (outcome["status"] == "done" and not is_number):
         raise DataError(f"{path}: status {outcome.get('status')!r}, valid {value!r}. Remove {folder}: {_ANEW}")
-    if outcome.get("numerics") != NUMERICS:
+    if outcome.get("numerics") != ALIKE_SINCE:
         raise ConfigError(
-            f"{folder} was run by numerics version {outcome.get('numerics')}, and this is version {NUMERICS}: its "
-            "figures cannot stand in one table with new ones. Name another --workdir"
+            f"{folder} was run by numerics version {outcome.get('numerics')}, and new runs are of version "
+            f"{ALIKE_SINCE}: their figures cannot stand in one table. Name another --workdir"
         )
     return outcome
 

@@ -19,7 +19,7 @@ import optax
 from rearm_jax.parallel.blocks import BlockRows, in_blocks
 
 AXIS = "devices"
-_BLOCK_ROWS = BlockRows(2048, elsewhere=65536)  # that `sum_rows` transforms at a time
+_BLOCK_ROWS = BlockRows(1024, elsewhere=65536)  # that `sum_rows` transforms at a time
 
 
 class WholeTable:

@@ -13,10 +13,14 @@ from rearm_jax.training.progress import Progress
 from rearm_jax.training.run_folder import read_refit
 from rearm_jax.training.writer import versions
 
-# Raised with every change that gives a CPU run other numbers; runs of two versions are not compared with each other.
+# Raised with every change that gives a CPU run other numbers.
 # 1: the first version. 2: a softmax's similarities are multiplied by the inverse temperature, and REARM's attentions
 # share a loop: by rounding. 3: neighbours in the item semantic graph are drawn among ties; without ties, not a bit.
-NUMERICS = 3
+# 4: attention adds up by matrix products, and the meta-network's mean goes by 1,024 rows: by rounding.
+NUMERICS = 4
+# Runs of versions since this one differ by rounding alone, as those of a CPU and of a GPU do. A comparison takes them
+# for one version, this one, and refuses others.
+ALIKE_SINCE = 3
 
 
 def describe_run(experiment: Experiment, progress: Progress, params: Any, workdir: str | os.PathLike) -> dict:

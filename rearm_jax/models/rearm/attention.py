@@ -112,7 +112,7 @@ def scalar_attention(
 
 
 def dropout_mask(seed: jax.Array, nodes: jax.Array, d: int, drop: DropRate) -> jax.Array:
-    """Which attention weights stay: bool (n, d, d), True with probability 1 - rate (to a resolution of 2^-32).
+    """Which attention weights stay: bool (n, keys, queries), True with probability 1 - rate (to a resolution of 2^-32).
 
     An integer hash of (seed, node, i, j), cheap enough to be computed again in the backward pass and fused into the
     softmax. Node and position are mixed well each on its own, combined, and mixed again; the multipliers are those of
@@ -124,7 +124,7 @@ def dropout_mask(seed: jax.Array, nodes: jax.Array, d: int, drop: DropRate) -> j
       d: tokens.
       drop: the rate.
     """
-    position = _mix(jnp.arange(d * d, dtype=jnp.uint32) ^ _mix(seed + jnp.uint32(0x9E3779B9))).reshape(d, d)
+    position = _mix(jnp.arange(d * d, dtype=jnp.uint32) ^ _mix(seed + jnp.uint32(0x9E3779B9))).reshape(d, d).T
     node = _mix(nodes ^ _mix(seed))
     bits = (position ^ node[:, None, None]) * jnp.uint32(0x7FEB352D)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
@@ -153,13 +153,13 @@ def _attention_forward(
         q, k, v, seed, nodes = inputs
         # The row maximum of q_i k_j is q_i times the largest or the smallest k.
         highest = jnp.where(q >= 0, q * k.max(axis=1, keepdims=True), q * k.min(axis=1, keepdims=True))
-        weights = jnp.exp(q[:, :, None] * k[:, None, :] - highest[:, :, None])
-        total = weights.sum(axis=2)
+        weights = jnp.exp(k[:, :, None] * q[:, None, :] - highest[:, None, :])
+        total = _sum_over_keys(weights, jnp.ones_like(k))
         kept_total = total
         if drop is not None:
             weights = jnp.where(dropout_mask(seed, nodes, d, drop), weights, 0.0)
             kept_total = drop.kept * total
-        return jnp.sum(weights * v[:, None, :], axis=2) / kept_total, highest + jnp.log(total)
+        return _sum_over_keys(weights, v) / kept_total, highest + jnp.log(total)
 
     out, log_total = _map_blocks(block, seed, first_node, q, k, v)
     return out, (q, k, v, seed, first_node, drop, out, log_total)
@@ -171,20 +171,42 @@ def _attention_backward(residuals: tuple[Any, ...], g: jax.Array) -> tuple[Any, 
 
     def block(inputs: _Arrays) -> _Arrays:
         q, k, v, out, log_total, g, seed, nodes = inputs
-        weights = jnp.exp(q[:, :, None] * k[:, None, :] - log_total[:, :, None])
+        weights = jnp.exp(k[:, :, None] * q[:, None, :] - log_total[:, None, :])
         if drop is None:
-            kept = weights * g[:, :, None]
+            kept = weights * g[:, None, :]
         else:
-            kept = weights * (g * (1 / drop.kept))[:, :, None]
+            kept = weights * (g * (1 / drop.kept))[:, None, :]
             kept = jnp.where(dropout_mask(seed, nodes, d, drop), kept, 0.0)
-        d_scores = kept * v[:, None, :] - weights * (g * out)[:, :, None]
-        return jnp.sum(d_scores * k[:, None, :], axis=2), jnp.sum(d_scores * q[:, :, None], axis=1), kept.sum(axis=1)
+        d_scores = kept * v[:, :, None] - weights * (g * out)[:, None, :]
+        ones = jnp.ones_like(q)
+        return _sum_over_keys(d_scores, k), _sum_over_queries(d_scores, q), _sum_over_queries(kept, ones)
 
     d_q, d_k, d_v = _map_blocks(block, seed, first_node, q, k, v, out, log_total, g)
     return d_q, d_k, d_v, None, None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _sum_over_keys(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """sum_j weights_nji x_nj, float (n, i)."""
+    return _product(weights, x[:, :, None], "nji,njx->ni", 1)
+
+
+def _sum_over_queries(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """sum_i weights_nji x_ni, float (n, j)."""
+    return _product(weights, x[:, None, :], "nji,nxi->nj", 2)
+
+
+def _product(weights: jax.Array, x: jax.Array, equation: str, axis: int) -> jax.Array:
+    # A CPU's matrix product adds in many lanes, where a sum adds one number after the other; elsewhere a sum is fused
+    # with the weights, which then never lie in memory.
+    return jax.lax.platform_dependent(
+        weights,
+        x,
+        cpu=lambda weights, x: jnp.einsum(equation, weights, x),
+        default=lambda weights, x: jnp.sum(weights * x, axis=axis),
+    )
 
 
 def _map_blocks(
