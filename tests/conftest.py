@@ -42,8 +42,9 @@ def as_users_have_them() -> dict[str, str]:
 
 
 def with_devices(count: int) -> dict[str, str]:
-    """The environment of a process that has so many CPU devices."""
+    """The environment of a process that has so many CPU devices, which wait long for each other on busy cores."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    flags += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
