@@ -66,7 +66,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_never_killed(referenc
 
         happens = {
             "in the set-up": lambda: True,
-            # The third line follows the second save, which waits for the first: from here on there is one to go on from.
+            # The third line follows the second save, which waits for the first: there is one to go on from.
             "in an epoch": lambda lines=lines: metric_lines(tmp_path / "run") > lines + 2,
             "amid a save": amid,
             "behind a save": behind,

@@ -112,9 +112,12 @@ def _split(parts: Sequence[Sequence[str]], separator: str | None) -> list[list[s
 def _number(text: str, column: str, item: str) -> float:
     """NaN where there is none."""
     try:
-        number = float(text) if text else np.nan
+        number = np.nan if not text else np.inf if "_" in text else float(text)  # Python reads 1_000 as 1000
     except ValueError:
         number = np.inf
     if np.isinf(number) or (text and np.isnan(number)):
-        raise DataError(f"number {column}: {text[:80]!r} of the item {item!r} is not a finite number")
+        raise DataError(
+            f"number {column}: {text[:80]!r} of the item {item!r} is not a finite number; write digits, with a "
+            "point before fractions, and nothing where there is none"
+        )
     return number

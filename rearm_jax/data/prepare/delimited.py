@@ -4,6 +4,7 @@ What quotes mean is found by reading the file in each of the dialects (records.p
 header's number of fields and the quotes close. RecBole's files know no quotes, nor do those with "::".
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, not_utf8
 from rearm_jax.errors import DataError
 
 _LINES_LOOKED_AT = 1000
+_LIKE_ZLIB = (b"x\x01", b"x^")  # first bytes of it that may be those of text
+_QUOTED = re.compile(rb'(?:\s|\xc2\xa0)*".*"(?:\s|\xc2\xa0)*')
 
 
 def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
@@ -28,7 +31,7 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
             there are no names of columns; the message names line and option.
     """
     original = text
-    separator = find_separator(text.line(first_line(text)[0]))
+    separator = find_separator(text, reading)
     if separator == b"::":
         text, separator = _with_stand_in(text), STAND_IN
     surveys = _surveys(text, reading, separator)
@@ -48,7 +51,8 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
         quote=layout.dialect,
     )
     skipped_lines = layout.first_line - 1
-    if len(drops) or (layout.dialect == "backslash" and text.data.find(b"\\", layout.body) >= 0):
+    has_escapes = layout.dialect == "backslash" and text.data.find(b"\\", layout.body) >= 0
+    if len(drops) or has_escapes or text.data[:2] in _LIKE_ZLIB:
         text, skipped_lines = text.copy(_mended(text, layout, drops)), 0
     reading.found[text.path] = Found(account, chosen.line_of, original.line_at, None, text)
     schema = pl.Schema(dict.fromkeys(layout.names, pl.String()))
@@ -158,7 +162,7 @@ def _has_quoted_values(text: Text, one: Survey) -> bool:
     body = one.layout.body
     lines = [line.strip(BLANKS) for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_LOOKED_AT]]
     fields = [line.split(one.layout.separator) for line in lines if line]
-    quoted = [any(re.fullmatch(rb'".*"', field) for field in values) for values in fields]
+    quoted = [any(_QUOTED.fullmatch(field) for field in values) for values in fields]
     legal = [re.fullmatch(rb'"((?:[^"]|"")*)"', field) for values in fields for field in values]
     return sum(quoted) > len(quoted) / 2 or any(match is not None and b'""' in match[1] for match in legal)
 
@@ -188,7 +192,9 @@ def _unreadable(text: Text, reading: Reading, surveys: list[Survey]) -> str:
 
 
 def _mended(text: Text, layout: Layout, drops: np.ndarray) -> Iterator[bytes]:
-    """The records that are read, with doubled quotes in place of backslashes."""
+    """The records that are read, with doubled quotes in place of backslashes. A byte order mark stands before them:
+    without one polars would unpack what begins like zlib."""
+    yield codecs.BOM_UTF8
     position = layout.body
     for start, end in [*drops.tolist(), (len(text.data), len(text.data))]:
         while position < start:

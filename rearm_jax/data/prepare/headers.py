@@ -1,7 +1,7 @@
 """The names of a text table's columns, and what separates them.
 
-The separator (comma, tab, semicolon, bar or MovieLens's "::") is the one that the first line has most of. The files of
-MovieLens that name no columns are recognised; RecBole's typed names (`user_id:token`) lose their type.
+The separator (comma, tab, semicolon, bar or MovieLens's "::") is the one that every line has as often as the first.
+The files of MovieLens that name no columns are recognised; RecBole's typed names (`user_id:token`) lose their type.
 """
 
 import csv
@@ -25,10 +25,21 @@ _RECBOLE_NAME = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
 _LINES_COMPARED = 1000  # with the line of names
 
 
-def find_separator(line: bytes) -> bytes:
-    """The separator that the first line has most of, outside quotes."""
-    bare = re.sub(rb'"[^"]*"', b"", line)
-    return b"::" if re.match(rb"\d+::", bare) else max(_SEPARATORS, key=bare.count)
+def find_separator(text: Text, reading: Reading) -> bytes:
+    """Of what is in the first line, outside quotes: what makes as many fields there as names were given, or what the
+    next lines have as often as the first; among those what it has most of."""
+    start = first_line(text)[0]
+    lines = text.data[start : start + BLOCK].split(b"\n")[:_LINES_COMPARED]
+    first, *further = (re.sub(rb'"[^"]*"', b"", line) for line in lines)
+    if re.match(rb"\d+::", first):
+        return b"::"
+
+    def likely(separator: bytes) -> tuple[bool, int, int]:
+        count = first.count(separator)
+        is_given = reading.names is not None and count == len(reading.names) - 1
+        return is_given, sum(line.count(separator) == count for line in further), count
+
+    return max((separator for separator in _SEPARATORS if separator in first), key=likely, default=b",")
 
 
 def first_line(text: Text) -> tuple[int, int]:

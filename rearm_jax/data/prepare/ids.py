@@ -17,6 +17,7 @@ _WHOLE_FLOAT = r"^([-+]?[0-9]+)\.0+$"
 _R_FLOAT = r"^[1-9](?:\.[0-9]+)?e\+(?:0[0-9]|1[0-5])$"  # 100000 is 1e+05 in the files of R
 _QUOTED = r'^"(.+)"$'
 _TWO_SPELLINGS = rf"{_WHOLE_FLOAT}|{_R_FLOAT}|{_QUOTED}|[^\x00-\x7f]"  # what may have another
+_MAX_LENGTH = 256  # the files of ids have the width of the longest
 _MISSING = ("nan", "<na>", "nat", r"\n", "none", "null", "na", "n/a", "#n/a", "undefined")  # in lower case
 
 
@@ -24,6 +25,23 @@ def cut_blanks(text: pl.Expr) -> pl.Expr:
     """Text without blanks around it; null where nothing is left."""
     cut = text.str.strip_chars(_BLANKS)
     return pl.when(cut != "").then(cut)
+
+
+def check_ids(ids: pl.Series, where: str, quotes: bool = True) -> None:
+    """Raises DataError if one of the different ids of a column is too long, holds a NUL, or has two spellings.
+
+    Args:
+        ids: text, without nulls.
+        where: their place, for messages.
+        quotes: as of `refuse_two_spellings`.
+    """
+    for name, found in (
+        (f"has more than {_MAX_LENGTH} characters", ids.filter(ids.str.len_chars() > _MAX_LENGTH)),
+        ("holds a NUL character", ids.filter(ids.str.contains("\0", literal=True))),
+    ):
+        if len(found):
+            raise DataError(f"{where}: the id {found[0][:80]!r} {name}; is it the right column?")
+    refuse_two_spellings(ids, where, ids, "the same column", quotes)
 
 
 def refuse_two_spellings(ids: pl.Series, where: str, known: pl.Series, known_where: str, quotes: bool = True) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from absl import logging
 
-from rearm_jax.data.prepare.ids import cut_blanks, missing_words, nested_ids, refuse_two_spellings
+from rearm_jax.data.prepare.ids import check_ids, cut_blanks, missing_words, nested_ids
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.data.prepare.times import as_number, as_times, refuse_mixed_units
@@ -17,7 +17,6 @@ from rearm_jax.errors import DataError, shown
 USER_COLUMNS = ("user_id", "userId", "reviewerID", "user")
 RATING_COLUMNS = ("rating", "overall")
 TIME_COLUMNS = ("timestamp", "unixReviewTime", "time")
-_MAX_ID_LENGTH = 256  # the files of ids have the width of the longest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,17 +237,10 @@ def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLik
 
 
 def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool) -> tuple[np.ndarray, pl.Series]:
-    """Numbers of categorical ids in the order of the ids, and the ids. `quotes` is that of refuse_two_spellings."""
+    """Numbers of categorical ids in the order of the ids, and the ids. `quotes` is that of check_ids."""
     seen = pl.DataFrame({"id": ids.unique()}).select(code=pl.col("id").to_physical(), id=pl.col("id").cast(pl.String))
     seen = seen.sort(pl.col("id").str.len_chars(), "id")
-    where = ", ".join(map(str, paths))
-    for name, rows in (
-        (f"has more than {_MAX_ID_LENGTH} characters", seen.filter(pl.col("id").str.len_chars() > _MAX_ID_LENGTH)),
-        ("holds a NUL character", seen.filter(pl.col("id").str.contains("\0", literal=True))),
-    ):
-        if len(rows):
-            raise DataError(f"{where}: the id {rows['id'][0][:80]!r} {name}; is it the right column?")
-    refuse_two_spellings(seen["id"], where, seen["id"], "the same column", quotes)
+    check_ids(seen["id"], ", ".join(map(str, paths)), quotes)
     codes = seen["code"].to_numpy()
     number = np.zeros(1 + codes.max(initial=0), np.int64)
     number[codes] = np.arange(len(codes))

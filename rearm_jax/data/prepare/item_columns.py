@@ -43,7 +43,7 @@ def read_item_columns(
     Returns:
         column -> num_items texts, "" where there is none (or lists of texts); counts: "absent", of `item_ids` without a
         row; "others", in the tables, but not in `item_ids`; "again", rows left out because their item had one already;
-        "blank", rows with nothing in the id and the columns; "cut", ids that had blanks around them. And which items
+        "blank", rows with nothing in any column; "cut", ids that had blanks around them. And which items
         have a row, bool (num_items,).
 
     Raises:
@@ -67,7 +67,6 @@ def read_item_columns(
         read = table.select(
             id=cut_blanks(raw),
             is_cut=raw != cut_blanks(raw),
-            is_blank=pl.all_horizontal(raw.is_null(), *(text.is_null() for text in chosen.values())),
             **chosen,
         ).with_row_index("row", 1)
         matched = read.join(wanted, on="id", how="left")
@@ -76,12 +75,8 @@ def read_item_columns(
         )
         with readable(path, reading):
             rows = matched.collect(engine="streaming").sort("row")
-        empty = rows.filter(pl.col("id").is_null() & ~pl.col("is_blank"))
-        if len(empty):
-            raise DataError(
-                f"{reading.where(path, empty['row'][0])}, column {item!r}: the id is empty; mend the row or remove it"
-                f"{reading.line(path, empty['row'][0])}"
-            )
+        if rows["id"].has_nulls():
+            _refuse_empty_ids(table, item, path, reading)
         others.append(rows.filter(pl.col("number").is_null())["id"].drop_nulls())
         _refuse_no_ids(rows.select("row", "id"), others[-1], item, path, reading)
         quotes = reading.quote_of(os.fspath(path)) != "none"
@@ -92,14 +87,29 @@ def read_item_columns(
         has_row[first["number"]] = True
         for column in columns:
             for number, value in first.select("number", f"column {column}").iter_rows():
-                parts = _plain_parts(value)
+                parts = _plain_parts(value, reading.is_object(path))
                 texts[column][number] = parts if as_parts else " ".join(parts)
         counts["again"] += len(of_items) - len(first)
-        counts["blank"] += int(rows["is_blank"].sum())
+        counts["blank"] += rows["id"].null_count()
         counts["cut"] += int(rows["is_cut"].sum())
     counts["absent"] = len(item_ids) - int(has_row.sum())
     counts["others"] = pl.concat(others).n_unique()
     return texts, counts, has_row
+
+
+def _refuse_empty_ids(table: pl.LazyFrame, item: str, path: str | os.PathLike, reading: Reading) -> None:
+    """Raises DataError for the first row without an id; a row with nothing in any column is blank, and fine."""
+    # Read again, with all columns: only now are they worth their time.
+    blank = pl.all_horizontal(pl.all().is_null())
+    checked = table.select(id=cut_blanks(as_id(table, item, path)), blank=blank).with_row_index("row", 1)
+    with readable(path, reading):
+        row = checked.filter(pl.col("id").is_null() & ~pl.col("blank")).head(1).collect(engine="streaming")
+    if len(row):
+        place = row["row"].item()
+        raise DataError(
+            f"{reading.where(path, place)}, column {item!r}: the id is empty; mend the row or remove it"
+            f"{reading.line(path, place)}"
+        )
 
 
 def _refuse_no_ids(rows: pl.DataFrame, others: pl.Series, item: str, path: str | os.PathLike, reading: Reading) -> None:
@@ -174,11 +184,13 @@ def _as_text(table: pl.LazyFrame, name: str) -> pl.Expr:
     return column if dtype.is_nested() else column.cast(pl.String)
 
 
-def _plain_parts(value: object) -> list[str]:
-    """Of each part one line: those of a list, also of one that is written as JSON, or the value itself."""
+def _plain_parts(value: object, is_json: bool) -> list[str]:
+    """Of each part one line: those of a list, also of one that is written as JSON, or the value itself. In files of
+    other kinds a text such as [1408] may be a title: there only lists of texts are lists."""
     if isinstance(value, str) and value.startswith("["):
         with contextlib.suppress(ValueError, RecursionError):  # a text that only starts like a list stays
-            value = json.loads(value)
+            parts = json.loads(value)
+            value = parts if is_json or _are_texts(parts) else value
     plain = [_BLANKS.sub(" ", part).strip() for part in _parts(value)]
     return [part for part in plain if part]
 
@@ -188,4 +200,12 @@ def _parts(value: object) -> list[str]:
         return list(itertools.chain.from_iterable(map(_parts, value)))
     if isinstance(value, dict):
         return [json.dumps(value, ensure_ascii=False, default=str)]
-    return [] if value is None else [str(value)]
+    if isinstance(value, bytes):
+        return [value.decode("utf-8", "replace")]
+    if isinstance(value, bool):
+        return [str(value).lower()]  # as polars writes one that is not in a list
+    return [] if value is None or value != value else [str(value)]  # NaN is a missing number
+
+
+def _are_texts(value: object) -> bool:
+    return all(map(_are_texts, value)) if isinstance(value, list) else isinstance(value, str)

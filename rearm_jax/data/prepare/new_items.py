@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.prepare.ids import cut_blanks, refuse_two_spellings
+from rearm_jax.data.prepare.ids import check_ids, cut_blanks, refuse_two_spellings
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
 
@@ -26,7 +26,7 @@ def find_new_items(
         reading: how text is read.
 
     Raises:
-        DataError: a file cannot be read, has no such column, or spells an id in a second way.
+        DataError: a file cannot be read, has no such column, or an id is too long, holds a NUL or has two spellings.
     """
     found = []
     for path in paths:
@@ -37,7 +37,10 @@ def find_new_items(
             found.append(ids.collect(engine="streaming")["id"])
         refuse_two_spellings(found[-1], f"{path}, column {item!r}", pl.Series(item_ids), "the interactions")
     others = pl.DataFrame({"id": pl.concat(found).unique()}).filter(~pl.col("id").is_in(item_ids.tolist()))
-    return others.sort(pl.col("id").str.len_chars(), "id")["id"].to_numpy().astype(np.str_)
+    others = others.sort(pl.col("id").str.len_chars(), "id")
+    quotes = not any(reading.quote_of(os.fspath(path)) == "none" for path in paths)
+    check_ids(others["id"], ", ".join(map(str, paths)), quotes)
+    return others["id"].to_numpy().astype(np.str_)
 
 
 def split_new_items(

@@ -6,6 +6,7 @@ text can hold, becomes U+FFFD, and is counted.
 """
 
 import ast
+import codecs
 import contextlib
 import functools
 import glob
@@ -130,18 +131,19 @@ def _names(text: Text, wanted: Sequence[Sequence[str]], skip: bool) -> list[str]
 
 def _has_name(text: Text, name: str) -> bool:
     """Whether any object of the file has a column."""
-    at = text.data.find(name.encode(), text.start)
-    while at >= 0:
-        with contextlib.suppress(*_ERRORS):  # what is no object is refused elsewhere
-            if name in _load_json(text.line(max(text.data.rfind(b"\n", 0, at) + 1, text.start))):
-                return True
-        at = text.data.find(name.encode(), text.line_end(at))
+    for written in {name.encode(), json.dumps(name)[1:-1].encode()}:  # as it is, and with escapes
+        at = text.data.find(written, text.start)
+        while at >= 0:
+            with contextlib.suppress(*_ERRORS):  # what is no object is refused elsewhere
+                if name in _load_json(text.line(max(text.data.rfind(b"\n", 0, at) + 1, text.start))):
+                    return True
+            at = text.data.find(written, text.line_end(at))
     return False
 
 
 def _repeating_lines(text: Text, names: Iterable[str]) -> Iterator[Refused]:
     """Objects that give one of some names more than once: polars takes one value, and others the other."""
-    keys = [json.dumps(name, ensure_ascii=False).encode() for name in names]
+    keys = {json.dumps(name, ensure_ascii=plain).encode() for name in names for plain in (True, False)}
     number = 1
     for start, end in text.blocks(text.start, _BLOCK):
         block = text.data[start:end]
@@ -295,7 +297,7 @@ def _checked(row: object) -> dict:
 def _refused(text: Text, number: int, line: bytes, load: Callable[[bytes], dict]) -> Refused:
     kind = "no Python dict" if load is _load_python else "no JSON object"
     lacks = "a value of it" if load is _load_python else "NaN, infinities, or numbers beyond 64-bit floats"
-    reason = f"JSON cannot have {lacks}"
+    reason = "a byte order mark in mid-file" if line.startswith(codecs.BOM_UTF8) else f"JSON cannot have {lacks}"
     try:
         load(line)
     except _ERRORS as error:

@@ -96,8 +96,18 @@ def check_choices(settings: Settings) -> tuple[str, ...]:
     check_modalities(modalities)
     features, feature_ids = _checked_features(settings)
     for path in (*settings.interactions, *settings.items, *features.values(), *feature_ids.values()):
-        if not isinstance(path, Frame) and not os.path.isfile(path):
+        if isinstance(path, Frame):
+            continue
+        if not os.path.isfile(path):
             raise DataError(f"{path}: there is no such file")
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{path!a}: the name of the file is not UTF-8; rename it") from error
+    for name, files in (("interactions", settings.interactions), ("items", settings.items)):
+        real = [os.path.realpath(path) for path in files if not isinstance(path, Frame)]
+        if again := [path for i, path in enumerate(real) if path in real[:i]]:
+            raise ConfigError(f"{name} names {again[0]} twice")
     if settings.images is not None and not os.path.isdir(settings.images):
         raise DataError(f"{settings.images}: cannot be read as a folder of pictures (there is no such folder)")
     _check_reading(settings)

@@ -13,6 +13,7 @@ import numpy as np
 from rearm_jax.data.prepare import bits
 from rearm_jax.data.prepare.reading import Refused
 from rearm_jax.data.prepare.records import OPEN_LINE, OPEN_QUOTE, Layout, Records, whole_records
+from rearm_jax.data.prepare.swallowed import first_swallowing
 from rearm_jax.data.prepare.text import BLANKS, Text
 
 _READ, _BLANK, _FIELDS, _HEADER_AGAIN, _MARK, _NOT_UTF8 = range(6)
@@ -20,7 +21,6 @@ FIELDS = "not as many fields as columns"
 _REASONS = ("", "", FIELDS, "the header again", "a byte order mark in mid-file", "not UTF-8")
 _BLOCK = 1 << 19  # bytes
 _WINDOW = 1 << 12  # bytes looked at first, and behind a record with a broken quote; then twice as many, and so on
-_SUSPICIOUS = 16  # lines of one record
 _LINE_BITS = 24  # for a number of lines, beside the number of the first
 
 
@@ -36,7 +36,7 @@ class Survey(NamedTuple):
         continued: int64 (n,), the lines that go on with a record that is read, in ascending order.
         left_out: int64 (n,), the lines of blank lines and refused records, in ascending order.
         drops: int64 (n, 2), start and end of the bytes of blank lines and refused records.
-        swallowed: the first line of a record whose lines, at least _SUSPICIOUS, would all be records without quotes.
+        swallowed: the first line of a record that looks like many (swallowed.py); None where there is none.
     """
 
     layout: Layout
@@ -192,16 +192,10 @@ class _Walk:
         if not len(continued):
             return
         self.continued.append(self.line + continued)
-        spans = _spans(continued)
-        long = spans[spans[:, 1] >= _SUSPICIOUS]
-        if not len(long) or self.swallowed is not None:
-            return
-        lines = self.text.data[position : position + size].split(b"\n")
-        for first, number in long.tolist():
-            separators = {line.count(self.layout.separator) for line in lines[first : first + number]}
-            if separators == {len(self.layout.names) - 1}:
-                self.swallowed = self.line + first
-                return
+        if self.swallowed is None:
+            block = self.text.data[position : position + size]
+            first = first_swallowing(block, continued, self.layout.separator, len(self.layout.names))
+            self.swallowed = None if first is None else self.line + first
 
     def refuse_line(self, position: int, records: Records) -> int:
         """Refuses the line at an offset, whose record is in trouble; the offset behind it."""

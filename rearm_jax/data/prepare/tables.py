@@ -7,6 +7,7 @@ tell more; reading.py has the options, and the account of every line.
 
 import contextlib
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from rearm_jax.data.prepare.delimited import scan_delimited
 from rearm_jax.data.prepare.frames import Frame
 from rearm_jax.data.prepare.objects import scan_objects
 from rearm_jax.data.prepare.reading import Reading
-from rearm_jax.data.prepare.text import open_text
+from rearm_jax.data.prepare.text import is_line, open_text
 from rearm_jax.errors import DataError
 
 ITEM_COLUMNS = ("item_id", "movieId", "parent_asin", "asin", "item")
@@ -48,7 +49,7 @@ def scan_table(path: str | os.PathLike, reading: Reading, wanted: Sequence[Seque
             return _with_flat_lists(pl.scan_parquet(path, glob=False))
         text = open_text(path, reading.encoding, reading.bad_rows == "skip")
         start = text.data[text.start : text.start + (1 << 20)].lstrip()
-        if start.startswith(b"{"):
+        if start.startswith(b"{") and not (reading.names is not None and re.match(rb"\{[^\n:]*\}", start)):
             return scan_objects(text, reading, wanted)
         if start.startswith(b"["):
             raise DataError(f"{path}: starts with a bracket; write JSON lines, one object a line, not one JSON array")
@@ -58,7 +59,8 @@ def scan_table(path: str | os.PathLike, reading: Reading, wanted: Sequence[Seque
 def is_parquet(path: str | os.PathLike) -> bool:
     """Whether a file is Parquet; DataError if it cannot be read."""
     with readable(path), open(path, "rb") as file:
-        return file.read(4) == b"PAR1"
+        start = file.read(1000)
+    return start.startswith(b"PAR1") and not is_line(start)
 
 
 def column_names(table: pl.LazyFrame, path: str | os.PathLike) -> list[str]:
@@ -95,7 +97,8 @@ def pick_column(
 def as_id(table: pl.LazyFrame, name: str, path: str | os.PathLike) -> pl.Expr:
     """A column of ids as text; DataError if it is neither text nor whole numbers."""
     dtype = table.collect_schema()[name]
-    if not (dtype.is_integer() or isinstance(dtype, (pl.String, pl.Categorical, pl.Enum))):
+    is_whole = dtype.is_integer() or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
+    if not (is_whole or isinstance(dtype, (pl.String, pl.Categorical, pl.Enum, pl.Binary))):  # Spark's text is binary
         raise DataError(f"{path}: column {name!r} is {dtype}; ids must be text or whole numbers")
     return pl.col(name).cast(pl.String)
 

@@ -11,6 +11,7 @@ import errno
 import gzip
 import mmap
 import os
+import re
 import tempfile
 import weakref
 import zipfile
@@ -32,7 +33,7 @@ _BOMS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_NO_TEXT = {  # first bytes -> what the file is
+_BINARY = {  # first bytes -> what the file is; a table may begin with those that are letters
     b"\xfd7zXZ\0": "packed by xz: unpack it",
     b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
@@ -46,7 +47,6 @@ _NO_TEXT = {  # first bytes -> what the file is
     b"\x93NUMPY": "a numpy array: give it with features and feature_ids",
     b"ARROW1": "Arrow (Feather): save it as Parquet",
     b"PAR1": "Parquet, inside a packing: unpack it",
-    b"%PDF": "a PDF document",
     b"\x04\x22\x4d\x18": "packed by lz4: unpack it",
     b"\x1f\x9d": "packed by compress: unpack it",
     b"LZIP": "packed by lzip: unpack it",
@@ -55,12 +55,18 @@ _NO_TEXT = {  # first bytes -> what the file is
     b"ORC": "ORC: save it as Parquet",
     **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a pickle: save it as Parquet or CSV"),
     **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "a picture"),
+}
+_NO_TABLE = {
+    b"%PDF": "a PDF document",
     b"<?xml": "XML: write it as CSV or JSON lines",
     b"version https://git-lfs": "a pointer of Git LFS, in the place of the file: fetch that with git lfs pull",
     b"<!doctype": "a page of HTML: was the download refused?",
     b"<!DOCTYPE": "a page of HTML: was the download refused?",
     b"<html": "a page of HTML: was the download refused?",
 }
+
+
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1f]")  # no characters of text
 
 
 class Text:
@@ -133,7 +139,7 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
 
     Args:
         path: the file.
-        encoding: of a file that is not UTF-8.
+        encoding: of a file that is not UTF-8, and has no byte order mark that says more.
         tolerate: whether lines that are not UTF-8 are noted, not refused.
 
     Raises:
@@ -143,8 +149,10 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
     unpacked = _unpacked(path)
     text = Text(path, path) if unpacked is None else _copy(path, unpacked)
     start = text.data[:BLOCK]
-    if kind := next((kind for magic, kind in _NO_TEXT.items() if start.lstrip().startswith(magic)), None):
-        raise DataError(f"{path} is {kind}")
+    for magic, kind in (_NO_TABLE | _BINARY).items():
+        is_word = magic in _BINARY and re.fullmatch(rb"[ -~]+", magic)
+        if start.lstrip().startswith(magic) and not (is_word and is_line(start)):
+            raise DataError(f"{path} is {kind}")
     if start[257:262] == b"ustar":
         raise DataError(f"{path} is a tar archive: unpack it")
     bom = next((name for mark, name in _BOMS.items() if start.startswith(mark)), None)
@@ -153,18 +161,30 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
     zeros = start[:1000].count(b"\0") > len(start[:1000]) / 4  # half of the bytes, in UTF-16 of Latin letters
     if zeros and encoding is None:
         raise TextError(f"{path}: is full of NUL characters. If it is UTF-16, give encoding=utf-16-le (or -be)")
+    if not (zeros or bom):
+        text = _with_newlines(text)
     broken = zeros or bom is not None or next(not_utf8(text), None) is not None
     if broken and encoding is not None:
-        text = text.copy(_decoded(text, encoding))
+        text = _with_newlines(text.copy(_decoded(text, bom or encoding)))
     elif broken:
         text.bad_utf8 = list(not_utf8(text) if tolerate else ())
         if not tolerate:
             raise encoding_error(text, next(not_utf8(text)))
-    if text.data.find(b"\n") < 0 and text.data.find(b"\r") >= 0:  # an old Macintosh's
-        text = text.copy([text.data[text.start :].replace(b"\r", b"\n")])
     if not any(text.data[first:last].strip(BLANKS) for first, last in text.blocks(text.start)):
         raise DataError(f"{path}: the file is empty")
     return text
+
+
+def is_line(start: bytes) -> bool:
+    """Whether the first bytes of a file are those of text, of one line at least, whatever letters it begins with."""
+    return not _CONTROL.search(start[:1000]) and b"\n" in start
+
+
+def _with_newlines(text: Text) -> Text:
+    """The text; an old Macintosh's, whose lines end in carriage returns, with newlines."""
+    if text.data.find(b"\n") >= 0 or text.data.find(b"\r") < 0:
+        return text
+    return text.copy([text.data[text.start :].replace(b"\r", b"\n")])
 
 
 def _copy(path: str, pieces: Iterable[bytes]) -> Text:
@@ -194,12 +214,14 @@ def _remove(file: str) -> None:
 def _unpacked(path: str) -> Iterator[bytes] | None:
     """The content of a packed file; None if it is not packed."""
     with open(path, "rb") as file:
-        start = file.read(4)
+        start = file.read(10)
     if start.startswith(b"\x1f\x8b"):
         return _read(gzip.open(path))
-    if start.startswith(b"BZh"):
+    if re.match(
+        rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90|.{0,5}\Z)", start, re.DOTALL
+    ):  # the second is empty, the third cut off
         return _unpacked_bzip2(path)
-    if start in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is empty
+    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):  # the latter is empty
         return _read(_only_member(path))
     return None
 
@@ -273,9 +295,13 @@ def _decoded(text: Text, encoding: str) -> Iterator[bytes]:
     first = True
     for start in range(0, len(text.data), BLOCK):
         block = text.data[start : start + BLOCK]
+        pending = len(decoder.getstate()[0])
         try:
             decoded = decoder.decode(block, start + BLOCK >= len(text.data))
             yield (decoded.removeprefix("\ufeff") if first else decoded).encode()
         except UnicodeError as error:
-            raise TextError(f"{text.path}: neither UTF-8 nor encoding={encoding} ({error})") from error
+            at = start - pending + getattr(error, "start", 0)
+            raise TextError(
+                f"{text.path}, line {text.line_number(at)}: neither UTF-8 nor encoding={encoding} ({error})"
+            ) from error
         first = False

@@ -80,14 +80,15 @@ def parse_iso(texts: pl.Series) -> pl.Series:
 def refuse_mixed_units(times: Sequence[np.ndarray], paths: Sequence[str | os.PathLike], reading: Reading) -> None:
     """Raises DataError for seconds since 1970 beside milliseconds, microseconds or nanoseconds: their order is wrong.
 
-    It judges only where every number but 0 is a moment from 1985 to 2128 in one of these units.
+    It judges only where every number above 0 is a moment from 1985 to 2128 in one of these units: 0 and -1 are what
+    programs write for a missing time.
 
     Args:
         times: float64 (n,) of each path, NaN where there is none.
     """
     units = [np.full(len(numbers), -1, np.int8) for numbers in times]
     for numbers, of_numbers in zip(times, units, strict=True):
-        of_numbers[np.isnan(numbers) | (numbers == 0)] = -2  # which say nothing
+        of_numbers[~(numbers > 0)] = -2  # which say nothing
         for unit in range(len(_UNITS)):
             low, high = (bound * 1000.0**unit for bound in _EPOCH)
             of_numbers[(numbers >= low) & (numbers < high)] = unit
