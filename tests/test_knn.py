@@ -3,8 +3,12 @@
 import os
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from rearm_jax.configs import baby, clothing, sports, tiktok
 from rearm_jax.data.synthetic import make_synthetic
@@ -205,3 +209,24 @@ def test_without_faiss_exact_search_works(monkeypatch):
     REARM.relations(small_data(), small_config(knn="exact"))
     only_cooccurrence = {"user_cooccurrence_weight": 1.0, "item_cooccurrence_weight": 1.0}
     REARM.relations(small_data(), small_config(knn="auto", **only_cooccurrence))
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="of a CPU's program: XLA's top-k, and not a sort of every row"
+)
+@pytest.mark.parametrize("draws_ties", [False, True])
+def test_no_row_is_sorted(draws_ties):
+    table = jax.ShapeDtypeStruct((6000, 32), "float32")
+    program = knn._nearest.lower(table, table, 0, 512, 10, draws_ties).compile().as_text()
+    assert " sort(" not in program
+    assert program.count('custom_call_target="TopK"') == 1 + draws_ties
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2**31 - 1), min_size=2))
+@example([0, 1, 2**23, 2**30 - 1, 2**30, 2**30 + 1, 2**31 - 2, 2**31 - 1])
+def test_integers_as_floats_keep_their_order(draws):
+    floats = np.asarray(knn._as_floats(jnp.array(draws, jnp.int32)))
+    assert np.isfinite(floats).all()
+    assert (np.abs(floats) >= np.finfo(np.float32).tiny).all()  # a device may take smaller ones for 0
+    assert np.argsort(floats, stable=True).tolist() == np.argsort(draws, stable=True).tolist()

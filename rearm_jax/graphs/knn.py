@@ -183,7 +183,8 @@ def _nearest(
     chunk = jax.lax.dynamic_slice_in_dim(queries, start, rows)
     # HIGHEST: the default of GPUs and TPUs rounds the factors, and near neighbours would change places.
     similarities = jnp.einsum("rd,nd->rn", chunk, normalised, precision=jax.lax.Precision.HIGHEST)
-    values, neighbours = jax.lax.top_k(similarities, k)
+    # Behind the barrier XLA does not see that `_drawn` wants a column of it, for which it would sort whole rows.
+    values, neighbours = jax.lax.optimization_barrier(jax.lax.top_k(similarities, k))
     if draws_ties:
         neighbours = _drawn(similarities, values, neighbours, start + jnp.arange(rows))
     return values, neighbours
@@ -202,9 +203,18 @@ def _drawn(similarities: jax.Array, values: jax.Array, neighbours: jax.Array, no
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, nodes)  # of the node: chunks change nothing
         draws = jax.vmap(lambda own: jax.random.bits(own, (n,)))(keys)
         draws = (draws >> 1).astype(jnp.int32).at[jnp.arange(len(nodes)), nodes].set(jnp.iinfo(jnp.int32).max)
-        _, order = jax.lax.top_k(jnp.where(is_tied, draws, -1), k)
+        _, order = jax.lax.top_k(jnp.where(is_tied, _as_floats(draws), -jnp.inf), k)
         place = jnp.arange(k) - num_above
         drawn = jnp.take_along_axis(order, jnp.maximum(place, 0), axis=1)
         return jnp.where(is_contested & (place >= 0), drawn, neighbours)
 
     return jax.lax.cond(jnp.any(is_contested), draw, lambda: neighbours)
+
+
+def _as_floats(draws: jax.Array) -> jax.Array:
+    """Different normal numbers for different integers from 0 on, in the same order: XLA's top-k on a CPU is one for
+    floats, and sorts whole rows of anything else."""
+    signed = draws - 2**30
+    bits = jnp.where(signed < 0, -signed, signed) + 2**23  # of the least normal number, and on
+    floats = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return jnp.where(signed < 0, -floats, floats)
