@@ -16,6 +16,7 @@ from rearm_jax.data.labels import check_labels
 from rearm_jax.data.prepare.interactions import read_interactions
 from rearm_jax.data.prepare.item_columns import find_pictures, read_item_columns
 from rearm_jax.data.prepare.item_features import read_features
+from rearm_jax.data.prepare.new_items import find_new_items
 from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.errors import DataError
 
@@ -190,9 +191,10 @@ def test_items_are_joined_by_the_id_without_blanks(tmp_path):
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_id_of_a_table_of_items(tmp_path, name):
     path = write(tmp_path / name, EMPTY[name])
-    with pytest.raises(DataError) as caught:
-        read_item_columns([path], ["user"], np.array(["x"]))
-    assert str(caught.value).startswith(f"{place(path, 2)}, column 'item': the id is empty")
+    for columns in (["user"], []):  # what is read must not decide which row is blank
+        with pytest.raises(DataError) as caught:
+            read_item_columns([path], columns, np.array(["x"]))
+        assert str(caught.value).startswith(f"{place(path, 2)}, column 'item': the id is empty")
 
 
 @pytest.mark.parametrize(
@@ -335,6 +337,47 @@ def test_nested_columns_of_parquet_as_text(tmp_path):
 def test_nan_is_no_value_of_an_item(tmp_path):
     pl.DataFrame({"item": ["a", "b"], "size": [1.5, float("nan")]}).write_parquet(tmp_path / "items.parquet")
     assert read_item_columns([tmp_path / "items.parquet"], ["size"], np.array(["a", "b"]))[0] == {"size": ["1.5", ""]}
+
+
+def test_values_within_lists_are_as_those_without(tmp_path):
+    values = [[1.5, float("nan")], [None]], [[True, False], []], [[b"a"], [b"b", b"a"]]
+    names = ["size", "sold", "raw"]
+    table = pl.DataFrame({"item": ["a", "b"], **dict(zip(names, values, strict=True))})
+    table.write_parquet(tmp_path / "items.parquet")
+    texts, *_ = read_item_columns([tmp_path / "items.parquet"], names, np.array(["a", "b"]))
+    assert texts == {"size": ["1.5", ""], "sold": ["true false", ""], "raw": ["a", "b a"]}
+
+
+def test_a_title_in_brackets_is_no_list(tmp_path):
+    """[1408] is a film; a list of texts in CSV is a list, and in JSON any list is one."""
+    titles = ["[1408]", "[Infinity]", "[REC]", '["a","b"]']
+    table = pl.DataFrame({"item": list("abcd"), "title": titles})
+    table.write_csv(tmp_path / "items.csv")
+    table.write_parquet(tmp_path / "items.parquet")
+    for name in ("items.csv", "items.parquet"):
+        texts, *_ = read_item_columns([tmp_path / name], ["title"], np.array(list("abcd")))
+        assert texts == {"title": ["[1408]", "[Infinity]", "[REC]", "a b"]}
+    path = write(tmp_path / "items.jsonl", '{"item": "a", "title": [1408, "b"]}\n')
+    assert read_item_columns([path], ["title"], np.array(["a"]))[0] == {"title": ["1408 b"]}
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (["12", "12.0"], "the id '12' is there, and '12.0' in the same column"),
+        (["caf\u00e9", "cafe\u0301"], "one text in two spellings of Unicode"),
+        (["z", "z\0"], "holds a NUL character"),
+        (["z" * 257], "has more than 256 characters"),
+    ],
+)
+@pytest.mark.parametrize("num_files", [1, 2])
+def test_ids_of_new_items_are_looked_at(tmp_path, ids, words, num_files):
+    files = []
+    for number in range(num_files):
+        files.append(tmp_path / f"{number}.jsonl")
+        write(files[-1], "".join(json.dumps({"item_id": id}) + "\n" for id in ["i1", *ids][number::num_files]))
+    with pytest.raises(DataError, match=words):
+        find_new_items(files, np.array(["i1"]), None, Reading())
 
 
 def test_empty_ids_of_a_folder():

@@ -248,6 +248,21 @@ def test_item_columns_from_every_format(tmp_path):
         read_item_columns([literals], [], np.array(["1"]))
 
 
+def test_a_name_that_is_not_utf8(raw, capsys):
+    path = os.path.join(os.fsencode(raw), b"caf\xe9.csv")
+    os.rename(raw / "log.csv", path)
+    assert "caf\\udce9.csv': the name of the file is not UTF-8; rename it" in refused(
+        capsys, raw, "--interactions", os.fsdecode(path)
+    )
+
+
+@pytest.mark.parametrize("text", ["$5", "1,5", "1_000", "NA"])
+def test_what_is_no_number(raw, capsys, text):
+    path = write(raw / "prices.csv", f'id,price\ni1,7\ni2,"{text}"\n'.encode())
+    message = refused(capsys, raw, "--items", path, "--item_id_column", "id", "--number", "price")
+    assert f"{text!r} of the item 'i2' is not a finite number; write digits" in message
+
+
 def test_names():
     names, missing, shortened = make_names(
         [["Toy Story", "", "x" * 300], ["1995", "", "2000"]], np.array(["1", "22", "3"])
@@ -511,6 +526,7 @@ def test_nothing_is_left_of_a_failed_write(raw, capsys, monkeypatch):
         (["--time_column", "when", "--split", "time"], "no column 'when' (time_column)"),
         (["--interactions", "nothing.csv"], "no such file"),
         (["--images", "nothing"], "cannot be read as a folder of pictures"),
+        (["--interactions", "tests/conftest.py", "--interactions", "./tests/conftest.py"], "conftest.py twice"),
     ],
 )
 def test_refusals(raw, capsys, arguments, words):

@@ -156,6 +156,7 @@ def test_numbers_beside_dates_are_refused(tmp_path):
     ("times", "units"),
     [
         ([1_400_000_000, 0, 1_400_000_001_000], ["line 2 has 1400000000, seconds", "line 4 has 1400000001000, millis"]),
+        ([1_400_000_000, 1_500_000_000_000, -1], ["line 2 has 1400000000, seconds", "line 3 .*milliseconds"]),
         ([1_400_000_000_000, 1_400_000_001_000_000_000], ["line 2 has 1400000000000, milli", "line 3 .*nanoseconds"]),
         ([1_400_000_000_000_000, 1_500_000_000], ["line 3 has 1500000000, seconds", "line 2 .*microseconds"]),
     ],
