@@ -141,7 +141,8 @@ def _refuse_repeated(
     for line in text.data[body : body + BLOCK].split(b"\n")[:_LINES_COMPARED]:
         values = line.decode("utf-8", "replace").replace('"', "").split(separator.decode())
         if len(values) == len(names) and line.strip(BLANKS) != header.strip(BLANKS):
-            repeated |= {i for i, (name, value) in enumerate(zip(names, values, strict=True)) if name == value.strip()}
+            same = {i for i, (name, value) in enumerate(zip(names, values, strict=True)) if name == value.strip()}
+            repeated |= same if len(same) < len(names) else set()  # all in one line are the header again
     if len(repeated) == len(names):
         raise TextError(
             f"{where}: must name the columns, but {', '.join(names[:3])} are values of those columns further down. "

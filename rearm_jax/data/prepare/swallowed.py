@@ -1,5 +1,6 @@
 """Records of several lines that look like many: as if a stray pair of quotes had swallowed those between."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,25 +27,27 @@ def first_swallowing(block: bytes, continued: np.ndarray, separator: bytes, num_
         The number of the record's first line, from 0; None where there is no such record.
     """
     data = np.frombuffer(block, np.uint8)
-    bounds = np.concatenate([[0], np.flatnonzero(data == ord("\n")) + 1, [len(data)]])
-    separators = np.searchsorted(np.flatnonzero(data == ord(separator)), bounds)
-    is_record = np.diff(separators) == num_columns - 1
-    is_blank = np.diff(bounds) <= 1 + (data[np.minimum(bounds[:-1], len(data) - 1)] == ord("\r"))
+    newlines = np.flatnonzero(data == ord("\n"))
+    first_bytes, last_bytes = newlines[continued - 1] + 1, np.append(newlines, len(data))[continued]
+    separators = np.flatnonzero(data == ord(separator))
+    counts = np.searchsorted(separators, last_bytes) - np.searchsorted(separators, first_bytes)
+    is_record = counts == num_columns - 1
+    if not is_record.any():
+        return None
+    is_blank = last_bytes - first_bytes <= (data[np.minimum(first_bytes, len(data) - 1)] == ord("\r"))
 
     starts = np.flatnonzero(np.diff(continued, prepend=-1) != 1)
     ends = np.append(starts[1:], len(continued))
-    span = np.repeat(np.arange(len(starts)), ends - starts)
-    num_lines = np.bincount(span, ~is_blank[continued])
-    num_alike = np.bincount(span, is_record[continued] & ~is_blank[continued])
+    num_alike, num_lines = np.add.reduceat(is_record, starts, dtype=int), np.add.reduceat(~is_blank, starts, dtype=int)
     suspects = np.flatnonzero((num_alike > 0) & (num_alike >= _SHARE * num_lines))
     if not len(suspects):
         return None
 
     lines = block.split(b"\n")
-    alone = np.ones(len(lines) + 1, bool)
-    alone[continued] = alone[continued - 1] = False
-    beside = (lines[i] for i in np.flatnonzero(alone[: len(is_record)] & is_record).tolist())
-    usual = _usual_kinds([line.split(separator) for line in beside if b'"' not in line][:_SAMPLE], num_columns)
+    within = set(continued.tolist()) | set((continued - 1).tolist())
+    beside = (line.split(separator) for i, line in enumerate(lines) if i not in within and b'"' not in line)
+    whole = (fields for fields in beside if len(fields) == num_columns)
+    usual = _usual_kinds(list(itertools.islice(whole, _SAMPLE)), num_columns)
     for suspect in suspects.tolist():
         first, last = int(continued[starts[suspect]]) - 1, int(continued[ends[suspect] - 1])
         inside = _inside_quotes([line.split(separator) for line in lines[first : last + 1]], num_columns)
