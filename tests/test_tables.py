@@ -663,6 +663,12 @@ def test_the_separator_is_that_of_all_lines(tmp_path, text, names, rows):
     assert read(write(tmp_path / "table", text), names=names)[1][: len(rows)] == rows
 
 
+def test_a_separator_that_is_not_known(tmp_path):
+    path = write(tmp_path / "table", "user_id item_id\nu1 i1\n")
+    with pytest.raises(DataError, match=r"the columns are 'user_id item_id', one alone \(between columns may stand"):
+        read_interactions([path])
+
+
 def test_carriage_returns_alone_beside_what_is_not_utf8(tmp_path):
     text = b"user_id,item_id\r" + b"".join(b"u%d,i%d\r" % (i, i) for i in range(200)) + b"u7,caf\xe9\r"
     path = write(tmp_path / "table", text)

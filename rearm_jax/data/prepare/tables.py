@@ -84,6 +84,8 @@ def pick_column(
     if given is not None:
         named_by = f" ({option})" if option else ""
         raise DataError(f"{path}: no column {given!r}{named_by}; {there}")
+    if len(names) == 1 and not isinstance(path, Frame):
+        there += ", one alone (between columns may stand a comma, a tab, a semicolon, a bar or '::')"
     nameless = (
         ". If these are values, the file has no line of names: write one above them, or give the names with "
         "interactions_header or items_header"
