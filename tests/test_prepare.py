@@ -7,8 +7,8 @@ import importlib.util
 import itertools
 import json
 import os
-import sys
 import re
+import sys
 import unicodedata
 
 import numpy as np
