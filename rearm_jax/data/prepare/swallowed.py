@@ -27,19 +27,23 @@ def first_swallowing(block: bytes, continued: np.ndarray, separator: bytes, num_
         The number of the record's first line, from 0; None where there is no such record.
     """
     data = np.frombuffer(block, np.uint8)
-    newlines = np.flatnonzero(data == ord("\n"))
-    first_bytes, last_bytes = newlines[continued - 1] + 1, np.append(newlines, len(data))[continued]
+    bounds = np.concatenate([[-1], np.flatnonzero(data == ord("\n")), [len(data)]])
     separators = np.flatnonzero(data == ord(separator))
-    counts = np.searchsorted(separators, last_bytes) - np.searchsorted(separators, first_bytes)
-    is_record = counts == num_columns - 1
+
+    def count(lines: np.ndarray) -> np.ndarray:
+        return np.searchsorted(separators, bounds[lines + 1]) - np.searchsorted(separators, bounds[lines])
+
+    is_record = count(continued) == num_columns - 1
     if not is_record.any():
         return None
-    is_blank = last_bytes - first_bytes <= (data[np.minimum(first_bytes, len(data) - 1)] == ord("\r"))
+    begin, end = bounds[continued] + 1, bounds[continued + 1]
+    is_blank = end - begin <= (data[np.minimum(begin, len(data) - 1)] == ord("\r"))
 
     starts = np.flatnonzero(np.diff(continued, prepend=-1) != 1)
     ends = np.append(starts[1:], len(continued))
     num_alike, num_lines = np.add.reduceat(is_record, starts, dtype=int), np.add.reduceat(~is_blank, starts, dtype=int)
-    suspects = np.flatnonzero((num_alike > 0) & (num_alike >= _SHARE * num_lines))
+    may_be = count(continued[starts] - 1) >= num_columns - 1  # the first line, whose text may have separators
+    suspects = np.flatnonzero(may_be & (num_alike > 0) & (num_alike >= _SHARE * num_lines))
     if not len(suspects):
         return None
 
