@@ -33,7 +33,7 @@ from rearm_jax.models.rearm import REARM
 from rearm_jax.parallel.rows import is_table
 from rearm_jax.training.placement import RowPlacement, place
 from rearm_jax.training.sampling import make_sampler
-from rearm_jax.training.step import train_steps
+from rearm_jax.training.step import steps_with_rates
 
 RESULTS = Path(__file__).parent / "results"
 _WIDTH = 128  # of the features of each of the two modalities
@@ -68,10 +68,11 @@ def random_experiment(num_users: int, num_items: int) -> Experiment:
 def compile_step(placement: RowPlacement) -> tuple[jax.stages.Compiled, tuple]:
     """The train step by row, compiled for a state that is never made: (the program, its arguments or their shapes)."""
     experiment = placement.experiment
+    model, rates = experiment.split_rates()
     sampler = placement.sampler(make_sampler(experiment.dataset, experiment.config.protocol))
-    order, num_steps = placement.whole((np.zeros(len(experiment.dataset.train), np.int32), np.int32(0)))
-    args = (placement.like(), placement.inputs(), sampler, order, num_steps)
-    steps = functools.partial(train_steps, experiment.model, experiment.tx, experiment.config.batch_size)
+    order = placement.whole(np.zeros(len(experiment.dataset.train), np.int32))
+    args = (placement.like(), placement.inputs(), sampler, order, np.int32(0), rates)
+    steps = functools.partial(steps_with_rates, model, experiment.optimizer, experiment.config.batch_size)
     return placement.lower(steps, args, donate=True).compile(), args
 
 
