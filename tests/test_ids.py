@@ -95,12 +95,22 @@ def test_blanks_around_ids_are_cut_and_counted(tmp_path):
 def test_one_number_in_two_spellings_is_refused(tmp_path, side):
     ids = {"user": ["a", "b", "c"], "item": ["x", "y", "z"]} | {side: ["12", "7", "12.0"]}
     pl.DataFrame(ids).write_csv(tmp_path / "log.csv")
-    with pytest.raises(DataError, match=r"log\.csv: the id '12' is there, and '12\.0' in the same column.*Int64"):
+    with pytest.raises(
+        DataError, match=r"log\.csv, line 2: the id '12' is there, and '12\.0' in .*log\.csv, line 4: .*Int64"
+    ):
         read_interactions([tmp_path / "log.csv"])
     one = write(tmp_path / "one.jsonl", json.dumps({"user": 12, "item": 1}))
     other = write(tmp_path / "other.jsonl", json.dumps({"user": "12.0", "item": 1}))
-    with pytest.raises(DataError, match=r"one\.jsonl, .*other\.jsonl: the id '12' is there, and '12\.0'"):
+    places = r"one\.jsonl, line 1: the id '12' is there, and '12\.0' in .*other\.jsonl, line 1: one number"
+    with pytest.raises(DataError, match=places):
         read_interactions([one, other])
+
+
+@pytest.mark.parametrize(("name", "words"), [("x\0", "holds a NUL character"), ("x" * 257, "has more than 256")])
+def test_the_line_of_an_id_that_cannot_be_one(tmp_path, name, words):
+    path = write(tmp_path / "log.csv", f"user,item\na,y\n\nb,{name}\nc,{name}\n")
+    with pytest.raises(DataError, match=rf"log\.csv, line 4: the id .* {words}"):
+        read_interactions([path])
 
 
 def test_other_ids_that_look_like_numbers_are_their_own(tmp_path):

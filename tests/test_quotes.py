@@ -228,7 +228,17 @@ PIECES = st.sampled_from(
     [b"x,y\n", b"a,b\n", b'"a\nb",c\n', b"\xef\xbb\xbf", b"\x1f", b'{"a":1}\n', b"{'a':1}\n", b'{"a":"\\ud83c"}\n']
 )
 STARTS = st.sampled_from(
-    [b"", b"a,b\n", b'"a"\t"b"\r\n', b"\xef\xbb\xbfa;b\n", b"h\n", b'{"a":1}\n', b"{'a':1}\n", b"1::2::3\n"]
+    [
+        b"",
+        b"a,b\n",
+        b'"a"\t"b"\r\n',
+        b"\xef\xbb\xbfa;b\n",
+        b"h\n",
+        b'{"a":1}\n',
+        b"{'a':1}\n",
+        b"1::2::3\n",
+        b"sep=;\na;b\n",
+    ]
 )
 
 

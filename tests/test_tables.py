@@ -663,6 +663,18 @@ def test_the_separator_is_that_of_all_lines(tmp_path, text, names, rows):
     assert read(write(tmp_path / "table", text), names=names)[1][: len(rows)] == rows
 
 
+@pytest.mark.parametrize("first", ["sep=;\n", '\ufeff"sep=;"\r\n\r\n', "sep=;\r\n"])
+@pytest.mark.parametrize("names", [None, ("user", "item")])
+def test_a_first_line_that_tells_excel_the_separator(tmp_path, first, names):
+    """It is a line of the header, and says more than the lines that follow: each has as many commas."""
+    rows = ["1,5;2,5", "3,5;4,5"] if names else ["user;item", "1,5;2,5", "3,5;4,5"]
+    columns, found, account = read(write(tmp_path / "log.csv", first + "\n".join(rows)), names=names)
+    assert (columns, found) == (["user", "item"], [("1,5", "2,5"), ("3,5", "4,5")])
+    lines = first.count("\n") + len(rows)
+    assert (account.lines, account.read, account.records) == (lines, 2, 2)
+    assert (account.header, account.blank) == (1 + (names is None), first.count("\n") - 1)
+
+
 def test_a_separator_that_is_not_known(tmp_path):
     path = write(tmp_path / "table", "user_id item_id\nu1 i1\n")
     with pytest.raises(DataError, match=r"the columns are 'user_id item_id', one alone \(between columns may stand"):

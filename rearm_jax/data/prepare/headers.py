@@ -22,12 +22,15 @@ _GENRES = (
 )
 _FILMS = ["movieId", "title", "release_date", "video_release_date", "IMDb_URL", *_GENRES]
 _RECBOLE_NAME = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
+_EXCEL = re.compile(rb'"?sep=(.)"?\r?\n')  # a first line that tells Excel the separator
 _LINES_COMPARED = 1000  # with the line of names
 
 
 def find_separator(text: Text, reading: Reading) -> bytes:
     """Of what is in the first line, outside quotes: what makes as many fields there as names were given, or what the
     next lines have as often as the first; among those what it has most of."""
+    if (told := _EXCEL.match(text.data, text.start)) and told[1] in _SEPARATORS:
+        return told[1]
     start = first_line(text)[0]
     lines = text.data[start : start + BLOCK].split(b"\n")[:_LINES_COMPARED]
     first, *further = (re.sub(rb'"[^"]*"', b"", line) for line in lines)
@@ -43,8 +46,10 @@ def find_separator(text: Text, reading: Reading) -> bytes:
 
 
 def first_line(text: Text) -> tuple[int, int]:
-    """Offset and number of the first line that is not blank."""
+    """Offset and number of the first line that is not blank, nor there for Excel."""
     start, number = text.start, 1
+    if told := _EXCEL.match(text.data, start):
+        start, number = told.end(), 2
     while not text.line(start).strip(BLANKS):
         start, number = text.line_end(start), number + 1
     return start, number
@@ -57,6 +62,7 @@ def find_layout(text: Text, reading: Reading, dialect: str, separator: bytes) ->
         DataError: there is no line of names, and `reading` has none.
     """
     start, number = first_line(text)
+    num_told = int(_EXCEL.match(text.data, text.start) is not None)
     end = record_end(text, Layout(dialect, separator, [""], None, 0, start, number), start)
     where = f"{text.path}, line {number}"
     if end is None:
@@ -78,12 +84,12 @@ def find_layout(text: Text, reading: Reading, dialect: str, separator: bytes) ->
     if again := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{where}: the column {again[0]!r} is named more than once; give each a name of its own")
     if not is_header:
-        return Layout(dialect, separator, names, None, 0, start, number)
+        return Layout(dialect, separator, names, None, num_told, start, number)
     if start in text.bad_utf8:
         raise encoding_error(text, start)
     num_lines = record.count(b"\n") + (not record.endswith(b"\n"))
     header = record.strip(BLANKS) if num_lines == 1 else None
-    return Layout(dialect, separator, names, header, num_lines, end, number + num_lines)
+    return Layout(dialect, separator, names, header, num_told + num_lines, end, number + num_lines)
 
 
 def split_line(record: bytes, dialect: str, separator: bytes, where: str) -> list[str]:

@@ -2,6 +2,7 @@
 spellings, such as 12 beside 12.0: one user becomes two, and a join finds nothing."""
 
 import json
+from collections.abc import Callable
 
 import polars as pl
 from absl import logging
@@ -27,24 +28,32 @@ def cut_blanks(text: pl.Expr) -> pl.Expr:
     return pl.when(cut != "").then(cut)
 
 
-def check_ids(ids: pl.Series, where: str, quotes: bool = True) -> None:
+def check_ids(ids: pl.Series, where: str, quotes: bool = True, place: Callable[[str], str] | None = None) -> None:
     """Raises DataError if one of the different ids of a column is too long, holds a NUL, or has two spellings.
 
     Args:
         ids: text, without nulls.
-        where: their place, for messages.
-        quotes: as of `refuse_two_spellings`.
+        where: the files, for messages.
+        quotes, place: as of `refuse_two_spellings`.
     """
     for name, found in (
         (f"has more than {_MAX_LENGTH} characters", ids.filter(ids.str.len_chars() > _MAX_LENGTH)),
         ("holds a NUL character", ids.filter(ids.str.contains("\0", literal=True))),
     ):
         if len(found):
+            where = where if place is None else place(found[0])
             raise DataError(f"{where}: the id {found[0][:80]!r} {name}; is it the right column?")
-    refuse_two_spellings(ids, where, ids, "the same column", quotes)
+    refuse_two_spellings(ids, where, ids, "the same column", quotes, place)
 
 
-def refuse_two_spellings(ids: pl.Series, where: str, known: pl.Series, known_where: str, quotes: bool = True) -> None:
+def refuse_two_spellings(
+    ids: pl.Series,
+    where: str,
+    known: pl.Series,
+    known_where: str,
+    quotes: bool = True,
+    place: Callable[[str], str] | None = None,
+) -> None:
     """Raises DataError if an id is spelt in one way here and in another there: 12.0 or 1.2e+01 (of R) and 12, with and
     without quotes around it, with an accent as a character of its own and in one with the letter.
 
@@ -52,6 +61,7 @@ def refuse_two_spellings(ids: pl.Series, where: str, known: pl.Series, known_whe
         ids: text, without nulls, found in the place that `where` names for the message.
         known: text, without nulls, of `known_where`; may be `ids` again.
         quotes: whether quotes around an id are a spelling; not where somebody said that they are characters.
+        place: gives file and line where an id of either first stands, in the place of `where` and `known_where`.
     """
     if not (ids.str.contains(_TWO_SPELLINGS).any() or known.str.contains(_TWO_SPELLINGS).any()):
         return
@@ -62,6 +72,8 @@ def refuse_two_spellings(ids: pl.Series, where: str, known: pl.Series, known_whe
     if not len(pairs):
         return
     one, other = pairs["id"][0], pairs["id_right"][0]
+    if place is not None:
+        where, known_where = place(one), place(other)
     if {one, other} & {f'"{one}"', f'"{other}"'}:
         raise DataError(
             f"{where}: the id {one!r} is there, and {other!r} in {known_where}: one id with and without quotes. Write "

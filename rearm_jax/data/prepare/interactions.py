@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -117,8 +117,16 @@ def read_interactions(
     rows = rows.filter(pl.col("user").is_not_null())
     num_blank = num_rows - len(rows)
     quotes = not any(reading.quote_of(os.fspath(path)) == "none" for path in paths)
-    users, user_ids = _numbered(rows["user"], paths, quotes)
-    items, item_ids = _numbered(rows["item"], paths, quotes)
+
+    def numbered(side: str) -> tuple[np.ndarray, pl.Series]:
+        def place(name: str) -> str:
+            path, row, _ = next(_rows_with(parts, paths, {side: [name]}))
+            return reading.where(path, row)
+
+        return _numbered(rows[side], paths, quotes, place)
+
+    users, user_ids = numbered("user")
+    items, item_ids = numbered("item")
     _refuse_no_ids(parts, paths, {"user": user_ids, "item": item_ids}, names_of, reading)
     times = rows["time"].to_numpy() if with_times else None
     num_low = 0
@@ -236,11 +244,13 @@ def _count_naive(parts: Sequence[pl.DataFrame], paths: Sequence[str | os.PathLik
     return num_naive
 
 
-def _numbered(ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool) -> tuple[np.ndarray, pl.Series]:
-    """Numbers of categorical ids in the order of the ids, and the ids. `quotes` is that of check_ids."""
+def _numbered(
+    ids: pl.Series, paths: Sequence[str | os.PathLike], quotes: bool, place: Callable[[str], str]
+) -> tuple[np.ndarray, pl.Series]:
+    """Numbers of categorical ids in the order of the ids, and the ids. `quotes` and `place` are those of check_ids."""
     seen = pl.DataFrame({"id": ids.unique()}).select(code=pl.col("id").to_physical(), id=pl.col("id").cast(pl.String))
     seen = seen.sort(pl.col("id").str.len_chars(), "id")
-    check_ids(seen["id"], ", ".join(map(str, paths)), quotes)
+    check_ids(seen["id"], ", ".join(map(str, paths)), quotes, place)
     codes = seen["code"].to_numpy()
     number = np.zeros(1 + codes.max(initial=0), np.int64)
     number[codes] = np.arange(len(codes))

@@ -32,7 +32,7 @@ class Layout(NamedTuple):
         separator: of fields, one byte.
         names: of the columns.
         header: the line of names, without blanks around it; None if there is none. As a record it is refused.
-        num_header: number of its lines.
+        num_header: number of its lines, and of one above it that is there for Excel.
         body: offset behind the header.
         first_line: the number, from 1, of the line there.
     """
