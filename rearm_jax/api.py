@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from rearm_jax.config import for_its_model
 from rearm_jax.data.dataset import Dataset
-from rearm_jax.default import get_config
+from rearm_jax.default import get_config, is_fitted
 from rearm_jax.errors import ConfigError, shown
 from rearm_jax.inference.arguments import check_options, given_users
 from rearm_jax.inference.model import TrainedModel
@@ -34,20 +34,24 @@ from rearm_jax.training.outcome import say_weaknesses
 from rearm_jax.training.precision import without_x64
 from rearm_jax.training.run_data import keep_dataset, open_experiment, with_dataset
 from rearm_jax.training.run_folder import check_run_folder
-from rearm_jax.training.watcher import OnEvaluation
+from rearm_jax.training.watcher import OnEvaluation, check_on_evaluation
 
 
-def default_config(model: str = "rearm", **data: Any) -> ConfigDict:
+def default_config(model: str = "rearm", residual: str = "", **data: Any) -> ConfigDict:
     """Every setting of a model at its default, locked: fields can be changed, and none added by mistake.
 
     Args:
       model: its name, such as "lightgcn".
+      residual: the name of a fitted model that stands beside it, such as "ease", with its settings in
+        `config.residual`; "" for none.
       data: fields of `config.data` to start with, such as root="data/mine" and modalities=("text",).
 
     Raises:
       ConfigError: there is no such model, config.data has no such field, or its value is of another type.
     """
-    config = get_config(model).lock()
+    if residual and not is_fitted(residual):
+        raise ConfigError(f'residual = {shown(residual)}: must be the name of a fitted model, such as "ease"')
+    config = get_config(model, residual).lock()
     if unknown := [name for name in data if name not in config.data]:
         raise ConfigError(f"config.data has no field {', '.join(unknown)}; it has {', '.join(config.data)}")
     try:
@@ -78,8 +82,9 @@ def train(
       dataset: what is trained on, such as `Dataset.from_tables` gives; None: what config.data names. It is written into
         the run folder, where resuming and every use of the run find it.
       on_evaluation: called after each evaluation (without validation: after each epoch where one would be due), with
-        {"step": 40, "epoch": 2, "train/loss": 0.5, "valid/recall@20": 0.1, ...}. Where it returns "stop", a run that is
-        not at its end is saved and stops; None goes on. What it raises stops the run likewise, and is raised again.
+        {"step": 40, "epoch": 2, "train/loss": 0.5, "valid/recall@20": 0.1, ...}; of a model in closed form once, with
+        step and epoch 0 and no loss. Where it returns "stop", a run that is not at its end is saved and stops; None
+        goes on. What it raises stops the run likewise, and is raised again.
 
     Returns:
       What result.json holds: {"test/recall@20": ..., "best_epoch": ..., "yardsticks": ..., ...}; None where Ctrl-C or
@@ -92,6 +97,7 @@ def train(
       CheckpointError: the folder holds a run with other settings, cannot be resumed or written, or is being trained.
       NonFiniteError: training met a NaN or an infinity; the checkpoints stay.
     """
+    check_on_evaluation(on_evaluation)
     config = for_its_model(config if dataset is None else with_dataset(config, dataset))
     folder = _folder(workdir)
     with log_shown(progress), RunLock(folder) as lock:
@@ -184,7 +190,16 @@ def recommend(
 def _folder(workdir: Any) -> str:
     """The path of the run folder as text, ~ expanded; raises ConfigError where it is none."""
     path = os.fspath(workdir) if isinstance(workdir, os.PathLike) else workdir
-    if isinstance(path, str) and path and "\0" not in path:
+    if isinstance(path, str) and path and "\0" not in path and _can_be_written(path):
         return os.path.expanduser(path)
     meant = f"; did you mean {os.fsdecode(path)!r}?" if isinstance(path, bytes) else ""
     raise ConfigError(f'workdir = {shown(workdir)}: must be a path, such as "runs/mine"{meant}')
+
+
+def _can_be_written(path: str) -> bool:
+    """Whether the file system has a name for the text; half a surrogate pair has none."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True

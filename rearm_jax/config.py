@@ -47,7 +47,7 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
 
     A config that was made for one model and then given the name of another (`config.model.name = "lightgcn"`) has the
     settings of the first: those that were never changed are left out, and what the other model has beside gets its
-    defaults.
+    defaults, as do settings of a residual that are not there.
 
     Raises:
       ConfigError: a setting of another model was changed; or see `check_config`.
@@ -60,9 +60,7 @@ def for_its_model(config: ConfigDict) -> ConfigDict:
         model, residual = chosen(values)
         if model and untouched:
             values = defaults(models.find(model).settings) | values
-        beside = residual_settings(residual)
-        if untouched or not beside.keys() & values.keys():
-            values = defaults(beside) | values
+        values = defaults(residual_settings(residual)) | values
     _check(values)
     return ConfigDict(_with_kinds(_resolved(values))).lock()
 
@@ -192,7 +190,9 @@ def _check(values: Mapping[str, Any]) -> None:
     known, _ = chosen(values)
     settings = declared_by(values)
     good = {name: values[name] for name, s in settings.items() if name in values and _possible(values[name], s.rule)}
-    problems = _name_problems(values, settings, settings if known else everything())
+    # A model that is not known here may have any fields.
+    named = {n: value for n, value in values.items() if known or n == "model.name" or not n.startswith("model.")}
+    problems = _name_problems(named, settings, settings if known else everything())
     bad = [name for name in settings if name in values and name not in good]
     problems += [_refusal(name, values[name], settings[name].rule) for name in bad]
     for rule in joint_rules(known) if known else ():

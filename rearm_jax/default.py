@@ -118,7 +118,7 @@ SETTINGS = {
         "rearm",
         Rule(
             str,
-            "the name of a model: " + ", ".join(models.names()),
+            "the name of a model: " + ", ".join(models.names()) + ", or one that rearm_jax.register has made known",
             lambda name: name in models.names(),
             choices=models.names(),
         ),

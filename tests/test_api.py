@@ -59,6 +59,12 @@ def test_the_readme_runs(readme, capsys):
     assert (names["vectors"].users.shape, names["vectors"].items.shape) == ((dataset.num_users, 192), (50, 192))
 
 
+def test_a_path_that_no_file_system_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"workdir = '.*': must be a path"):
+        evaluate("\ud800")
+
+
 def test_the_readme_shows_every_public_name():
     used = " ".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL))
     assert set(re.findall(r"\w+", used)) >= SHOWN

@@ -1,6 +1,7 @@
 """Tables in memory become the data set that `prepare` makes of the same tables in files, whatever kind they are of; and
 training on it leaves a run folder that is all that is needed."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import scipy.sparse
 
 from rearm_jax import Dataset, default_config, evaluate, load, refit, train
-from rearm_jax.data.dataset import load_dataset
+from rearm_jax.data.dataset import folder_arrays, load_dataset
+from rearm_jax.data.folder import write_folder
 from rearm_jax.data.prepare.__main__ import main
 from rearm_jax.errors import CheckpointError, ConfigError, DataError
 from rearm_jax.experiment import load_data
@@ -103,6 +105,29 @@ def test_frames_of_pandas(tables, vectors, prepared):
         Dataset.from_tables(interactions, items, {"image": vectors}, **OPTIONS)
 
 
+@pytest.mark.parametrize("unit", ["s", "m", "h"])
+def test_dates_of_pandas_and_numpy_in_coarse_units(unit):
+    pandas = pytest.importorskip("pandas")
+    table = {"user": [1, 1, 1], "item": [1, 2, 3], "time": np.datetime64("2014-05-03T12", unit) - np.arange(3)}
+    columns = {"features": {"x": np.eye(3)}, "items": {"item": [1, 2, 3]}, "split": "leave-one-out"}
+    for given in (table, pandas.DataFrame(table)):
+        made = Dataset.from_tables(given, **columns)
+        assert made.labels.item_ids[made.test[:, 1]].tolist() == ["1"]
+
+
+def test_an_index_of_pandas_is_neither_a_feature_nor_a_column_twice():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"item_id": [0, 1, 2], "a": [1.0, 2.0, 3.0]}).rename_axis("row")
+    pairs = np.argwhere(np.ones((3, 3)))
+    with pytest.raises(DataError, match=r"features\['x'\]: the index row would be a feature"):
+        Dataset.from_tables(pairs, features={"x": frame})
+    made = Dataset.from_tables(pairs, features={"x": frame.reset_index(drop=True)})
+    assert made.features["x"].shape == (3, 1)
+    twice = pandas.DataFrame(pairs, columns=["user_id", "item_id"]).set_index("user_id", drop=False)
+    with pytest.raises(DataError, match="interactions: user_id is a column, and the index, too"):
+        Dataset.from_tables(twice, features={"x": frame})
+
+
 def test_matrices_and_arrays():
     rng = np.random.default_rng(0)
     dense = rng.integers(0, 4, (12, 9)) * rng.integers(0, 2, (12, 9))
@@ -130,6 +155,14 @@ def test_two_interactions_in_each_split_lie_by_row():
     assert made.train[:, 0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.bool_])
+def test_entries_of_a_matrix_add_up_beyond_their_type(dtype):
+    users, items = np.r_[np.repeat([0, 1, 2], 3), [0] * 256], np.r_[np.tile([0, 1, 2], 3), [3] * 256]
+    matrix = scipy.sparse.coo_array((np.ones(len(users), dtype), (users, items)))
+    made = Dataset.from_tables(matrix, features={"x": np.eye(4)}, ratios=(1, 0, 0))
+    assert len(made.train) == 10
+
+
 X = {"x": np.eye(4)}
 PAIRS = np.array([[0, 1], [1, 2]])
 
@@ -152,6 +185,13 @@ PAIRS = np.array([[0, 1], [1, 2]])
         (PAIRS, {}, ConfigError, "^no features: give text, category, number, images"),
         (PAIRS, {"text": "title"}, ConfigError, "^text = 'title': must be a dict from modalities to columns"),
         (PAIRS, {"text": {"text": "title"}}, ConfigError, "^text, .* name_column name columns of .* with items$"),
+        (
+            PAIRS,
+            {"features": {"x": ([1, 2], np.ma.masked_array(np.eye(2), mask=[[0, 1], [0, 0]]))}},
+            DataError,
+            r"^features\['x'\]: 1 numbers are masked",
+        ),
+        ({"user": [501, True], "item": [1, 2]}, {}, DataError, "column 'user': has booleans among its integers"),
         (PAIRS.T[:, :1], {}, DataError, r"the shape is \(2, 1\), and must be \(n, 2\)"),
         (PAIRS.astype(float), {"features": {"x": ([1], [[1.0]])}}, DataError, "ids must be text or whole numbers"),
         (
@@ -325,6 +365,15 @@ def test_a_run_holds_its_data(run, dataset, tmp_path):
     assert load(tmp_path / "refit").user_ids.tolist() == dataset.labels.user_ids.tolist()
 
 
+def test_names_that_nobody_gave_are_in_no_list(tables, vectors, tmp_path):
+    nameless = Dataset.from_tables(
+        tables[0], features={"image": (range(5, 26), vectors)}, user_column="who", item_column="sku"
+    )
+    train(settings(num_epochs=1), tmp_path / "run", progress=False, dataset=nameless)
+    [user] = load(tmp_path / "run").recommend(users=["u3"], k=2)
+    assert [sorted(place) for place in user["items"]] == [["item", "score"]] * 2
+
+
 def test_it_is_the_run_of_a_folder_and_goes_on_to_the_bit(run, dataset, tmp_path):
     workdir, _ = run
     longer = train(settings(num_epochs=3), shutil.copytree(workdir, tmp_path / "a"), dataset=dataset, progress=False)
@@ -353,6 +402,23 @@ def test_other_data_are_refused_and_those_of_the_run_stay(run, tables, vectors, 
         evaluate(workdir)
     train(settings(), workdir, dataset=dataset, progress=False)  # which mends it
     assert evaluate(workdir) == metrics(run[1])
+
+
+def test_the_same_data_under_other_ids_are_other_data(run, dataset, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "a")
+    labels = dataclasses.replace(dataset.labels, user_ids=dataset.labels.user_ids[::-1])
+    with pytest.raises(CheckpointError, match="the same data with other user ids"):
+        train(settings(num_epochs=3), workdir, dataset=dataclasses.replace(dataset, labels=labels), progress=False)
+    assert_same(load_dataset(workdir / DATASET_FOLDER, ("image", "text")), dataset)
+
+
+def test_data_that_no_run_has_written_stay(dataset, tmp_path):
+    write_folder(tmp_path / DATASET_FOLDER, folder_arrays(dataset), {"interactions": "orders.csv"}, overwrite=False)
+    (tmp_path / DATASET_FOLDER / "notes.txt").write_text("mine")
+    other = dataclasses.replace(dataset, content_hash="another")
+    with pytest.raises(ConfigError, match="dataset holds data that no run has written"):
+        train(settings(), tmp_path, dataset=other, progress=False)
+    assert (tmp_path / DATASET_FOLDER / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -230,3 +230,16 @@ def test_integers_as_floats_keep_their_order(draws):
     assert np.isfinite(floats).all()
     assert (np.abs(floats) >= np.finfo(np.float32).tiny).all()  # a device may take smaller ones for 0
     assert np.argsort(floats, stable=True).tolist() == np.argsort(draws, stable=True).tolist()
+
+
+@pytest.mark.parametrize("search", [knn.nearest_exact, knn.nearest_approximate])
+def test_a_cosine_does_not_know_lengths(search):
+    if search is knn.nearest_approximate:
+        pytest.importorskip("faiss")
+    features = np.random.default_rng(0).standard_normal((300, 8), np.float32)
+    scales = np.float32(2.0) ** np.random.default_rng(1).integers(-120, 100, (300, 1))
+    assert (scales.max() > 1e25) & (scales.min() < 1e-30)
+    values, neighbours = search(features, 5, "rows")
+    scaled_values, scaled_neighbours = search(features * scales, 5, "rows")
+    np.testing.assert_array_equal(scaled_neighbours, neighbours)
+    np.testing.assert_allclose(scaled_values, values, rtol=0, atol=1e-6)

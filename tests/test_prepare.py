@@ -21,10 +21,10 @@ from rearm_jax.data import folder as data_folder
 from rearm_jax.data.dataset import load_dataset
 from rearm_jax.data.prepare import Settings, kinds, prepare
 from rearm_jax.data.prepare.__main__ import main, parse
+from rearm_jax.data.prepare.frames import ITEM_COLUMNS
 from rearm_jax.data.prepare.interactions import USER_COLUMNS, read_interactions
 from rearm_jax.data.prepare.item_columns import make_names, read_item_columns
 from rearm_jax.data.prepare.reading import Reading
-from rearm_jax.data.prepare.tables import ITEM_COLUMNS
 from rearm_jax.errors import ConfigError, DataError
 
 ROWS = [
@@ -428,7 +428,7 @@ def test_the_summary_counts_what_is_left_out(raw, caplog):
     table = log.read_text()
     assert counts["ids with blanks around them (cut)"] == table.count(" u3,") + table.count("u4\t,")
     assert counts["items without a row in the tables of items"] == 1
-    assert counts["listed items without interactions that were kept"] == 2
+    assert counts["listed items of no interaction that was kept"] == 2
     assert counts["ids of listed items with blanks around them (cut)"] == 1
     assert counts["dropped: blank rows of the tables of items"] == 1
     assert counts["dropped: rows of the tables of items whose item had one"] == 1

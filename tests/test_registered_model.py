@@ -16,6 +16,7 @@ from rearm_jax.inference.new_items import represent_new_items
 from rearm_jax.inference.trained import load_trained
 from rearm_jax.parallel.rows import ALL
 from rearm_jax.recommender.contract import Representations
+from rearm_jax.recommender.fitted import Fitted
 from rearm_jax.recommender.objectives import bpr_share
 from rearm_jax.settings import Setting, integer
 from tests.conftest import tiny_config
@@ -139,6 +140,31 @@ def test_its_settings_are_checked():
     wrong.model.rank = 3
     with pytest.raises(ConfigError, match=r"model.rank: is a setting of rearm, and model.name is matrix_factorisation"):
         check_config(wrong)
+
+
+def test_a_run_of_a_model_that_is_not_known_here_says_so(run, monkeypatch):
+    monkeypatch.delitem(models._registered, NAME)
+    with pytest.raises(ConfigError) as caught:
+        rearm_jax.evaluate(run[0])
+    assert f"model.name = '{NAME}': must be the name of a model" in str(caught.value)
+    assert "rearm_jax.register has made known" in str(caught.value)
+    assert "model.width" not in str(caught.value)
+
+
+def test_a_model_in_closed_form_needs_no_more_than_fit_and_scores(tmp_path, monkeypatch):
+    class Oldest(Fitted):
+        title = "Lowest number first"
+
+        def fit(self, dataset):
+            return {"worth": -np.arange(dataset.num_items, dtype=np.float32)}
+
+        def scores(self, params, history):
+            return np.broadcast_to(params["worth"], history.shape)
+
+    monkeypatch.setitem(models._registered, "oldest", Oldest)
+    rearm_jax.train(tiny_config(model__name="oldest"), tmp_path, progress=False)
+    [user] = rearm_jax.load(tmp_path).recommend([3], k=2, seen="none")
+    assert [place["item"] for place in user["items"]] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from ml_collections import ConfigDict
 
-from rearm_jax import default, evaluate, main, models, recommend, train
+from rearm_jax import default, default_config, evaluate, main, models, recommend, train
 from rearm_jax.config import check_config, differences, for_its_model, from_json, to_json, with_model
 from rearm_jax.errors import CheckpointError, ConfigError
 from rearm_jax.evaluation.scoring import standardised
@@ -75,6 +75,17 @@ def test_the_settings_of_the_chosen_one_exist_and_no_others(residual):
         assert default.declared("lightgcn", residual)[f"residual.{name}"] == setting
     assert set(tiny(residual="").residual) == {"model", "weights"}
     assert from_json(to_json(config)) == for_its_model(config)
+
+
+def test_its_settings_are_fields_in_python():
+    config = default_config("lightgcn", residual="ease")
+    config.residual.l2 = 20.0
+    assert config.residual.to_dict() == default.get_config("lightgcn", "ease").residual.to_dict() | {"l2": 20.0}
+    config = default_config("lightgcn", root="data").unlock()
+    config.residual.model, config.residual.l2 = "ease", 20.0  # and what is not said has its default
+    assert for_its_model(config).residual.kept_weights == default.get_config("lightgcn", "ease").residual.kept_weights
+    with pytest.raises(ConfigError, match="residual = 'bpr': must be the name of a fitted model"):
+        default_config("lightgcn", residual="bpr")
 
 
 def test_old_configs_have_no_residual():

@@ -152,6 +152,16 @@ def test_numbers_beside_dates_are_refused(tmp_path):
         read(table(tmp_path / "log.csv", ["1399118400", "2014-05-03"]))
 
 
+def test_whole_numbers_that_float64_would_round_are_refused(tmp_path):
+    exact = [1_700_000_000_000_000_000, 1_700_000_001_000_000_000, 2**60, 5]
+    assert read(table(tmp_path / "log.csv", exact)).times.tolist() == exact
+    words = r"line 3, column 'time': '1700000000000000001' has more digits than float64 holds.*larger unit"
+    with pytest.raises(DataError, match=words):
+        read(table(tmp_path / "log.csv", [exact[0], exact[0] + 1]))
+    with pytest.raises(DataError, match="more digits than float64 holds"):
+        read(table(tmp_path / "log.csv", [2**64 - 1]))
+
+
 @pytest.mark.parametrize(
     ("times", "units"),
     [

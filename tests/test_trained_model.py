@@ -1,6 +1,7 @@
 """The object that `load` gives, against plain numpy on its own vectors and parameters."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from rearm_jax import load, recommend, train
@@ -24,6 +25,23 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset():
     return make_synthetic(60, 40, 8, 6, seed=0, modalities=("image", "text"))
+
+
+PAIRS = [(3, 5), (17, 9)]
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, np.array(PAIRS), zip((3, 17), (5, 9), strict=True), [[3, 5], (17, 9)]])
+def test_pairs_of_many_kinds(runs, pairs):
+    model = load(runs["lightgcn"])
+    expected = np.sum(model.user_vectors[[3, 17]] * model.item_vectors[[5, 9]], axis=1)
+    np.testing.assert_allclose(model.score(pairs), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_places_counted_in_8_bits(runs, kind):
+    model = load(runs["lightgcn"])
+    assert model.recommend([3], kind(39)) == model.recommend([3], 39)
+    assert model.similar_items([3], kind(39)) == model.similar_items([3], 39)
 
 
 def test_scores_are_products_of_vectors(runs):
@@ -86,6 +104,26 @@ def test_a_fitted_model_answers_by_its_item_weights(runs, dataset):
         (lambda model: model.score([(0, 0), (60, 1)]), DataError, "1 of 2 users are not in the catalogue: 60"),
         (lambda model: model.score([(1, 2), 3]), ConfigError, "must be a list of"),
         (lambda model: model.score(3), ConfigError, "pairs = 3: must be a list of"),
+        (
+            lambda model: model.score(pl.DataFrame({"user": [3, 17], "item": [5, 9]})),
+            ConfigError,
+            "pairs is a DataFrame: must be a list of",
+        ),
+        (lambda model: model.score(["12", "34"]), ConfigError, "must be a list of"),
+        (lambda model: model.score([b"12"]), ConfigError, "must be a list of"),
+        (lambda model: model.score([{3, 17}]), ConfigError, "must be a list of"),
+        (lambda model: model.score({(3, 5), (17, 9)}), ConfigError, "must be a list of"),
+        (
+            lambda model: model.recommend(pl.DataFrame({"user": [3, 17]})),
+            ConfigError,
+            "users is a DataFrame: must be a list of ids.*one of its columns",
+        ),
+        (
+            lambda model: model.recommend(np.ma.masked_array([3, 17], mask=[1, 0])),
+            ConfigError,
+            r"users\[0\] = .*: must be text or an integer",
+        ),
+        (lambda model: model.score([]), ConfigError, "no pairs are given"),
         (lambda model: model.score([None]), ConfigError, "must be a list of"),
         (lambda model: model.score("ab"), ConfigError, "pairs = 'ab': must be a list of"),
         (lambda model: model.recommend(users=3), ConfigError, r"did you mean users=\[3\]"),

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from rearm_jax import evaluate, refit, train
+from rearm_jax import default_config, evaluate, refit, train
+from rearm_jax.data.synthetic import make_synthetic
 from rearm_jax.errors import ConfigError
 from rearm_jax.experiment import build_experiment
 from rearm_jax.inference.trained import load_trained
@@ -155,11 +156,14 @@ def test_a_fitted_model_is_evaluated_once(tmp_path):
 
     result = train(config("itemknn"), tmp_path, progress=False, on_evaluation=stop)
     [one] = told
-    assert one == {"step": 0} | {name: value for name, value in result.items() if name.startswith("valid/")}
+    assert one == {"step": 0, "epoch": 0} | {name: value for name, value in result.items() if name.startswith("valid/")}
     assert load_trained(str(tmp_path)).is_fitted
 
 
 def test_what_cannot_be_called_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(ConfigError, match="on_evaluation = 'stop': must be a function"):
         train(config("popular"), tmp_path / "run", progress=False, on_evaluation="stop")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    dataset = make_synthetic(60, 40, 8, 6, seed=0, modalities=("image", "text"))
+    with pytest.raises(ConfigError, match="on_evaluation = 3: must be a function"):
+        train(default_config("popular"), tmp_path / "run", progress=False, on_evaluation=3, dataset=dataset)
+    assert not (tmp_path / "run").exists()

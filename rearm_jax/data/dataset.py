@@ -152,7 +152,9 @@ def folder_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     """What `prepared_dataset` takes."""
     arrays = {split: getattr(dataset, split) for split in SPLITS}
     arrays |= {f"{modality}_feat": table for modality, table in dataset.features.items()}
-    return arrays | {stem: getattr(dataset.labels, stem) for stem in LABEL_FILES}
+    labels = dataset.labels
+    stems = [stem for stem in LABEL_FILES if stem != "item_names" or labels.item_names is not labels.item_ids]
+    return arrays | {stem: getattr(labels, stem) for stem in stems}
 
 
 def _validated(folder: Folder, num_users: int) -> Dataset:

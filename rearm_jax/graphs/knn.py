@@ -27,6 +27,7 @@ _CHUNK_QUERIES = 2**14
 _SAMPLE = 256  # rows that are searched exactly, to choose the number of groups, and again as many to measure the recall
 _WANTED_RECALL = 0.97  # on the rows to choose with: some margin over LEAST_RECALL
 _MOST_GROUPS = 256  # searched for a row; beyond it, exact search is not much slower
+_SHORTEST, _LONGEST = 1e-8, 1e15  # of the largest number of a row
 _SEED = 1  # of groups, samples and draws among ties
 
 
@@ -79,8 +80,8 @@ def nearest_exact(
     Returns:
       Similarities float32 (m, k), largest first, and ids int32 (m, k).
     """
-    normalised = _normalise(jnp.asarray(features))
-    wanted = normalised if queries is None else _normalise(jnp.asarray(queries))
+    normalised = _normalise(jnp.asarray(_in_range(features)))
+    wanted = normalised if queries is None else _normalise(jnp.asarray(_in_range(queries)))
     m = len(wanted)
     rows = min(m, _CHUNK_ROWS, max(1, _CHUNK_SIMILARITIES // len(features)))
     values, neighbours = np.empty((m, k), np.float32), np.empty((m, k), np.int32)
@@ -109,6 +110,7 @@ def nearest_approximate(features: np.ndarray, k: int, name: str) -> tuple[np.nda
     check_installed("approx")
     import faiss
 
+    features = _in_range(features)
     n = len(features)
     values, neighbours = np.zeros((n, k), np.float32), np.zeros((n, k), np.int32)
     norms = np.linalg.norm(features, axis=1)
@@ -169,6 +171,19 @@ def _recall(faiss: ModuleType, index: Any, normalised: np.ndarray, rows: np.ndar
     exact, _ = faiss.knn(normalised[rows], normalised, k, metric=faiss.METRIC_INNER_PRODUCT)
     found, ids = index.search(normalised[rows], k)
     return float(np.mean((ids >= 0) & (found >= exact[:, -1:] - 1e-6)))
+
+
+def _in_range(features: np.ndarray) -> np.ndarray:
+    """Rows of any scale, float32 (n, d), so that float32 holds the squares of their lengths: those that are far too
+    long or short are multiplied by a power of two, which changes no direction; the others stay as they are."""
+    features = np.asarray(features)
+    largest = np.abs(features).max(axis=1, initial=0)
+    far = (largest > 0) & ((largest < _SHORTEST) | (largest > _LONGEST))
+    if not far.any():
+        return features
+    scaled = features.copy()
+    scaled[far] = np.ldexp(features[far], -np.frexp(largest[far])[1][:, None])
+    return scaled
 
 
 @jax.jit

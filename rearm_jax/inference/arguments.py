@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ def given_ids(users: Any, name: str) -> list[Id]:
         raise ConfigError(f"{name} is the text {users!r}: give a list of ids, such as [{users!r}]")
     if is_integer(users):
         raise ConfigError(f"{name} = {shown(users)}: {rule}; did you mean {name}=[{shown(users)}]?")
+    if is_frame(users):
+        raise ConfigError(f"{name} is a {type(users).__name__}: {rule}; give one of its columns")
     if isinstance(users, (bytes, Mapping)) or not isinstance(users, Iterable):
         raise ConfigError(f"{name} = {shown(users)}: {rule}")
     try:
@@ -48,6 +50,32 @@ def given_ids(users: Any, name: str) -> list[Id]:
         if not is_id:
             raise ConfigError(f"{name}[{place}] = {shown(one)}: must be text or an integer{_integer_meant(one)}")
     return ids
+
+
+def given_pairs(pairs: Any) -> list[tuple[Id, Id]]:
+    """The pairs (user, item), of ids that are not looked at yet, as a list that has one at least.
+
+    Raises:
+      ConfigError: these are no pairs in a sequence; of a data frame, say, the columns would be taken for them.
+    """
+    rule = "must be a list of (user, item)"
+    if is_frame(pairs):
+        raise ConfigError(f"pairs is a {type(pairs).__name__}: {rule}, such as list(zip(users, items))")
+    unordered = (str, bytes, Mapping, Set)
+    try:
+        found = [None if isinstance(pair, unordered) else tuple(pair) for pair in pairs]
+    except TypeError as error:
+        raise ConfigError(f"pairs = {shown(pairs)}: {rule}") from error
+    if isinstance(pairs, unordered) or any(pair is None or len(pair) != 2 for pair in found):
+        raise ConfigError(f"pairs = {shown(pairs)}: {rule}")
+    if not found:
+        raise ConfigError("no pairs are given; give one (user, item) at least")
+    return [(user, item) for user, item in found]  # type: ignore[misc]
+
+
+def is_frame(given: Any) -> bool:
+    """Whether this is a table of polars or pandas, which is read by column where a row is meant."""
+    return hasattr(type(given), "columns")
 
 
 def check_options(k: Any, unknown: Any) -> None:
@@ -148,6 +176,6 @@ def is_integer(value: Any) -> bool:
 
 def _integer_meant(value: Any) -> str:
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if not isinstance(value, (bool, bytes)) and 0 <= int(value) == float(value) <= _MAX_INTEGER:
+        if not isinstance(value, (bool, bytes, np.ma.MaskedArray)) and 0 <= int(value) == float(value) <= _MAX_INTEGER:
             return f"; did you mean {int(value)}?"
     return ""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from rearm_jax.errors import ConfigError, DataError, shown
+from rearm_jax.errors import ConfigError, DataError
 from rearm_jax.graphs.knn import nearest_exact
 from rearm_jax.inference import recommend as lists
-from rearm_jax.inference.arguments import Id, check_options, given_users, plain_ids, some_ids
+from rearm_jax.inference.arguments import Id, check_options, given_pairs, given_users, plain_ids, some_ids
 from rearm_jax.inference.new_items import NewItems, own_new_items, represent_new_items
 from rearm_jax.inference.recommend_files import as_objects
 from rearm_jax.inference.rules import NO_RULES, Rules, check_rules
@@ -85,7 +85,7 @@ class TrainedModel:
         that it would recommend to who has that item alone.
 
         Args:
-          items: outside ids.
+          items: outside ids; of the catalogue, as are those found: new items have no place here.
           k: places in a list; the item itself is in none.
 
         Returns:
@@ -96,6 +96,7 @@ class TrainedModel:
           DataError: an item is unknown.
         """
         check_options(k, "refuse")
+        k = int(k)  # one of numpy may have 8 bits
         if not 1 <= k < len(self.item_ids):
             raise ConfigError(f"k is {k}: there are {len(self.item_ids) - 1} other items; k must be 1 to that")
         rows = self._rows(items, "item")
@@ -112,16 +113,13 @@ class TrainedModel:
         """The model's score of pairs, float32 (n,): a larger one is a better match for the same user.
 
         Args:
-          pairs: (user, item), outside ids.
+          pairs: (user, item), outside ids; of items of the catalogue, not of new ones.
 
         Raises:
           DataError: a user or an item is unknown.
           ConfigError: these are no pairs of ids.
         """
-        try:
-            pairs = [(user, item) for user, item in pairs if not isinstance(pairs, str)]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"pairs = {shown(pairs)}: must be a list of (user, item)") from error
+        pairs = given_pairs(pairs)
         users, items = (self._rows([pair[side] for pair in pairs], what) for side, what in enumerate(("user", "item")))
         wanted, of_pair = np.unique(users, return_inverse=True)
         block_size = self._trained.experiment.config.evaluation.block_size

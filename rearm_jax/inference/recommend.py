@@ -84,6 +84,7 @@ def recommend(
     """
     users = given_users(users)
     check_options(k, unknown)
+    k = int(k)  # one of numpy may have 8 bits
     check_rules(rules)
     dataset = trained.experiment.dataset
     items, user_ids = all_items(dataset, new_items), dataset.labels.user_ids

@@ -56,8 +56,8 @@ class Fitted(Declaration):
         return {}
 
     def memory_bytes(self, dataset: Dataset) -> int:
-        """About how much `fit` takes at most, beside the data."""
-        raise NotImplementedError
+        """About how much `fit` takes at most, beside the data; 0: not known, and the log does not say."""
+        return 0
 
     def fit(self, dataset: Dataset) -> dict[str, np.ndarray]:
         """The parameters, float32 and int32 arrays by name; the same data give the same ones.

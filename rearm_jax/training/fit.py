@@ -69,7 +69,7 @@ def train_fitted(experiment: Experiment, workdir: str, lock: RunLock | None, wat
                 progress.observe(metrics[f"valid/{config.evaluation.metric}"])
             save_fit(checkpoints, params, dataclasses.asdict(progress), progress.best_value)
         if metrics:
-            watcher({"step": STEP} | metrics, StopRequest())
+            watcher({"step": STEP, "epoch": 0} | metrics, StopRequest())
         if "test" in scored:
             metrics |= _metrics(experiment, params, "test", by_popularity=True)
     result = metrics | describe_run(experiment, progress, params, workdir) | {"best_step": STEP, "steps": STEP}
@@ -93,7 +93,8 @@ def fit(model: Fitted, dataset: Dataset) -> dict[str, np.ndarray]:
     Raises:
       NonFiniteError: they are not finite.
     """
-    logging.info("fitting %s takes about %s of memory", model.title, _size(model.memory_bytes(dataset)))
+    if needed := model.memory_bytes(dataset):
+        logging.info("fitting %s takes about %s of memory", model.title, _size(needed))
     start = time.perf_counter()
     params = model.fit(dataset)
     seconds = time.perf_counter() - start

@@ -1,7 +1,10 @@
 """The data of a run folder: opening an experiment on them, and refusing others before anything is built."""
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -9,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rearm_jax.config import check_against_data, resolve
 from rearm_jax.data.dataset import Dataset, folder_arrays, load_dataset, summary
-from rearm_jax.data.folder import write_folder
+from rearm_jax.data.folder import REPORT_FILE, write_folder
 from rearm_jax.data.labels import LABEL_FILES
 from rearm_jax.default import SETTINGS
 from rearm_jax.errors import CheckpointError, ConfigError, DataError, shown
@@ -84,7 +87,7 @@ def keep_dataset(config: ConfigDict, dataset: Dataset, workdir: str | os.PathLik
       workdir: the run folder.
 
     Raises:
-      CheckpointError: the run has been trained on other data.
+      CheckpointError: the run has been trained on other data, or on the same under other ids.
       ConfigError: the config does not fit the data, the folder is in a bucket, or holds another folder of that name.
       DataError: it cannot be written.
     """
@@ -95,6 +98,7 @@ def keep_dataset(config: ConfigDict, dataset: Dataset, workdir: str | os.PathLik
     folder = _dataset_folder(workdir)
     if not _holds(folder, dataset):
         report = {"content_hash": dataset.content_hash, "sizes": data_sizes(dataset)}
+        _refuse_foreign(folder, report)
         write_folder(folder, folder_arrays(dataset), report, overwrite=True)
 
 
@@ -134,12 +138,36 @@ def _dataset_folder(workdir: str | os.PathLike) -> str:
 
 
 def _holds(folder: str, dataset: Dataset) -> bool:
+    """Whether the folder has the data set; not where it is damaged. CheckpointError for the same one under other ids:
+    what the run has said of a user would be another's.
+    """
     try:
         found = load_dataset(folder, tuple(dataset.features))
     except DataError:
         return False
-    labels = [(getattr(found.labels, stem), getattr(dataset.labels, stem)) for stem in LABEL_FILES]
-    return found.content_hash == dataset.content_hash and all(np.array_equal(one, other) for one, other in labels)
+    if found.content_hash != dataset.content_hash:
+        return False
+    alike = {stem: np.array_equal(getattr(found.labels, stem), getattr(dataset.labels, stem)) for stem in LABEL_FILES}
+    for stem in ("user_ids", "item_ids"):
+        if not alike[stem]:
+            raise CheckpointError(
+                f"{folder} holds the same data with other {stem.replace('_', ' ')}: name another run folder, or remove "
+                "that one"
+            )
+    return all(alike.values())
+
+
+def _refuse_foreign(folder: str, report: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a folder of data that no run has written, such as one of `prepare`."""
+    try:
+        found = json.loads(Path(folder, REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing is there, or `write_folder` sees what it is
+    if not isinstance(found, dict) or found.keys() != report.keys():
+        raise ConfigError(
+            f"{folder} holds data that no run has written, and the run's own are to lie there: name another run "
+            "folder, or move those data away"
+        )
 
 
 def _check_latest(workdir: str | os.PathLike, dataset: Dataset) -> None:

@@ -12,6 +12,12 @@ from rearm_jax.training.interrupt import StopRequest
 OnEvaluation = Callable[[dict[str, Any]], str | None]
 
 
+def check_on_evaluation(on_evaluation: Any) -> None:
+    """Raises ConfigError unless it can be called, or is None."""
+    if not (on_evaluation is None or callable(on_evaluation)):
+        raise ConfigError(f"on_evaluation = {shown(on_evaluation)}: must be a function of the metrics, or None")
+
+
 class Watcher:
     """Calls `on_evaluation(metrics)`; where it returns "stop" or fails, the run is asked to stop, as by SIGTERM.
 
@@ -19,8 +25,7 @@ class Watcher:
     """
 
     def __init__(self, on_evaluation: OnEvaluation | None):
-        if not (on_evaluation is None or callable(on_evaluation)):
-            raise ConfigError(f"on_evaluation = {shown(on_evaluation)}: must be a function of the metrics, or None")
+        check_on_evaluation(on_evaluation)
         self._on_evaluation = on_evaluation
         self._error: Exception | None = None
 

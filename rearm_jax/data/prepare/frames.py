@@ -10,6 +10,7 @@ import scipy.sparse
 
 from rearm_jax.errors import ConfigError, DataError
 
+ITEM_COLUMNS = ("item_id", "movieId", "parent_asin", "asin", "item")  # of ids
 PAIR_COLUMNS = ("user_id", "item_id", "rating")  # of interactions that come as an array or a matrix
 
 
@@ -64,13 +65,12 @@ def interactions_frame(given: Any) -> Frame:
     """
     name = "interactions"
     if scipy.sparse.issparse(given):
-        matrix = scipy.sparse.coo_array(given, copy=True)
+        if given.ndim != 2 or given.dtype.kind not in "buif":
+            raise _no_interactions(given)
+        matrix = scipy.sparse.coo_array(given, dtype=np.float64, copy=True)  # sums of 8 bits may be 0 again
         matrix.sum_duplicates()
-        if matrix.ndim != 2 or matrix.dtype.kind not in "buif" or not np.isfinite(matrix.data).all():
-            raise DataError(
-                f"{name}: a matrix of {matrix.dtype} and shape {matrix.shape}; it must be (users, items) with real, "
-                "finite numbers"
-            )
+        if not np.isfinite(matrix.data).all():
+            raise _no_interactions(given)
         kept = np.flatnonzero(matrix.data)
         values = (*(axis[kept] for axis in matrix.coords), matrix.data[kept])
         return Frame(name, _columns(dict(zip(PAIR_COLUMNS, values, strict=True)), name))
@@ -79,6 +79,13 @@ def interactions_frame(given: Any) -> Frame:
             raise DataError(f"{name}: the shape is {given.shape}, and must be (n, 2): a user and an item in each row")
         return Frame(name, _columns(dict(zip(PAIR_COLUMNS, given.T, strict=False)), name))
     return as_frame(given, name)
+
+
+def _no_interactions(matrix: Any) -> DataError:
+    return DataError(
+        f"interactions: a matrix of {matrix.dtype} and shape {matrix.shape}; it must be (users, items) with real, "
+        "finite numbers"
+    )
 
 
 def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | None) -> Frame:
@@ -97,6 +104,7 @@ def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | 
     if isinstance(given, tuple) and len(given) == 2:
         rows, given = given
     elif not (isinstance(given, np.ndarray) or scipy.sparse.issparse(given)):
+        _refuse_index(given, name, id_column)
         return as_frame(given, name)
     if rows is None:
         raise ConfigError(
@@ -109,6 +117,8 @@ def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | 
         raise DataError(f"{name}: a pair must be n ids and an array (n, d) of numbers: {error}") from error
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise DataError(f"{name}: {array.dtype} of shape {array.shape}; features are numbers (items, features)")
+    if np.ma.is_masked(given):
+        raise DataError(f"{name}: {np.ma.count_masked(given)} numbers are masked; fill them, or leave out their items")
     if num_rows != len(array):
         raise DataError(f"{name} has {len(array)} rows, for {num_rows} items")
     return Frame(name, _columns({id_column: rows, "features": array}, name))
@@ -125,12 +135,33 @@ def _columns(columns: Mapping[str, Any], name: str) -> pl.LazyFrame:
 def _series(column: str, values: Any, name: str) -> pl.Series:
     if isinstance(values, np.ndarray) and values.dtype.kind in "OU":  # polars would keep Python's objects as they are
         values = values.tolist()
+    if isinstance(values, (list, tuple)) and {bool, int} <= set(map(type, values)):  # polars takes True for 1
+        raise DataError(f"{name}, column {column!r}: has booleans among its integers")
+    values = _with_known_unit(values)
     try:
         return pl.Series(column, values)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"{name}, column {column!r}: cannot be read as numbers, text or dates: {_first_line(error)}"
         ) from error
+
+
+def _with_known_unit(values: Any) -> Any:
+    """Dates of numpy in a unit that polars knows: microseconds in the place of seconds, minutes and hours."""
+    is_date = isinstance(values, np.ndarray) and values.dtype.kind == "M"
+    coarse = is_date and np.datetime_data(values.dtype)[0] in ("s", "m", "h")
+    return values.astype("datetime64[us]") if coarse else values
+
+
+def _refuse_index(given: Any, name: str, id_column: str) -> None:
+    """A named index of pandas beside a column of ids is a number of the row, and would be a feature."""
+    if not _is_pandas(given) or not {id_column, *ITEM_COLUMNS} & {*map(str, given.columns)}:
+        return
+    if index := [str(level) for level in given.index.names if level is not None]:
+        raise DataError(
+            f"{name}: the index {', '.join(index)} would be a feature beside the column of ids; give the frame without "
+            "it: reset_index(drop=True)"
+        )
 
 
 def _first_line(error: Exception) -> str:
@@ -144,7 +175,13 @@ def _is_pandas(given: Any) -> bool:
 
 def _of_pandas(frame: Any, name: str) -> dict[str, Any]:
     """Column by column; what pandas takes for missing is None. pyarrow is not needed."""
-    if any(level is not None for level in frame.index.names):
+    index = [level for level in frame.index.names if level is not None]
+    if index:
+        if again := {*map(str, index)} & {*map(str, frame.columns)}:
+            raise DataError(
+                f"{name}: {', '.join(sorted(again))} is a column, and the index, too; give the frame without it: "
+                "reset_index(drop=True)"
+            )
         frame = frame.reset_index()
     columns: dict[str, Any] = {}
     for place, column in enumerate(map(str, frame.columns)):
@@ -152,7 +189,7 @@ def _of_pandas(frame: Any, name: str) -> dict[str, Any]:
             raise DataError(f"{name}: two columns are called {column!r}; rename one")
         series = frame.iloc[:, place]
         if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biufM":
-            columns[column] = pl.Series(series.to_numpy(), nan_to_null=True)
+            columns[column] = pl.Series(_with_known_unit(series.to_numpy()), nan_to_null=True)
         else:
             missing = series.isna().tolist()
             columns[column] = [None if gone else value for value, gone in zip(series.tolist(), missing, strict=True)]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from rearm_jax.data.prepare.frames import Frame, as_frame, features_frame, interactions_frame
+from rearm_jax.data.prepare.frames import ITEM_COLUMNS, Frame, as_frame, features_frame, interactions_frame
 from rearm_jax.data.prepare.kinds import are_columns, check_kinds, is_text
 from rearm_jax.data.prepare.pipeline import log_counts, read_arrays
 from rearm_jax.data.prepare.settings import Settings, check_choices
-from rearm_jax.data.prepare.tables import ITEM_COLUMNS, column_names, pick_column, readable
+from rearm_jax.data.prepare.tables import column_names, pick_column, readable
 from rearm_jax.errors import ConfigError, shown
 
 _OF_FILES = {"catalogue", "interactions_header", "items_header", "quote", "encoding", "bad_rows", "bad_rows_limit"}

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 from absl import logging
 
+from rearm_jax.data.prepare.frames import ITEM_COLUMNS
 from rearm_jax.data.prepare.ids import check_ids, cut_blanks, missing_words, nested_ids
 from rearm_jax.data.prepare.reading import Reading
-from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
+from rearm_jax.data.prepare.tables import as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.data.prepare.times import as_number, as_times, refuse_mixed_units
 from rearm_jax.errors import DataError, shown
 
@@ -163,6 +164,11 @@ def _refuse_missing(
     where = f"{reading.where(path, place)}, column {sources[name]!r}"
     if value is None or not value.strip() or name in ("user", "item"):
         raise DataError(f"{where}: the value is missing; mend the row or remove it{reading.line(path, place)}")
+    if name == "time" and value.strip().lstrip("+-").isdecimal() and int(float(value)) != int(value):
+        raise DataError(
+            f"{where}: {value!r} has more digits than float64 holds, and the order of the times would change; give the "
+            f"times in a larger unit, such as microseconds{reading.line(path, place)}"
+        )
     wanted = "a finite number" if name == "low" else "a finite number, nor a date such as 2014-05-03T12:00:00"
     raise DataError(f"{where}: {value!r} is not {wanted}{reading.line(path, place)}")
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from rearm_jax.data.prepare.frames import ITEM_COLUMNS
 from rearm_jax.data.prepare.ids import cut_blanks, missing_words, nested_ids, refuse_two_spellings
 from rearm_jax.data.prepare.reading import Reading
-from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable, scan_table
+from rearm_jax.data.prepare.tables import as_id, column_names, pick_column, readable, scan_table
 from rearm_jax.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")

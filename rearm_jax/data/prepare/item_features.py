@@ -11,9 +11,9 @@ from absl import logging
 
 from rearm_jax.data.labels import check_labels
 from rearm_jax.data.npy import open_npy
-from rearm_jax.data.prepare.frames import Frame
+from rearm_jax.data.prepare.frames import ITEM_COLUMNS, Frame
 from rearm_jax.data.prepare.ids import cut_blanks, refuse_two_spellings
-from rearm_jax.data.prepare.tables import ITEM_COLUMNS, as_id, column_names, pick_column, readable
+from rearm_jax.data.prepare.tables import as_id, column_names, pick_column, readable
 from rearm_jax.errors import DataError
 
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name

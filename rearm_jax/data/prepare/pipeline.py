@@ -110,7 +110,7 @@ def _interaction_arrays(settings: Settings, reading: Reading, counts: dict[str, 
     keep = deduplicate(users, items, times, "last" if settings.duplicates == "last" else "first")
     if settings.duplicates == "refuse" and len(keep) < len(users):
         repeated = np.setdiff1d(np.arange(len(users)), keep)
-        user, item = read.user_ids[users[repeated[0]]], read.item_ids[items[repeated[0]]]
+        user, item = str(read.user_ids[users[repeated[0]]]), str(read.item_ids[items[repeated[0]]])
         raise DataError(f"user {user!r} has item {item!r} more than once ({len(repeated)} repeated rows in all)")
     counts["dropped: the same user and item again"] = len(users) - len(keep)
     core = keep[k_core(users[keep], items[keep], settings.k_core)]
@@ -193,7 +193,7 @@ def item_arrays(
         )
         counts["items without a row in the tables of items"] = seen["absent"]
         if settings.catalogue != "all":
-            counts["listed items without interactions that were kept"] = seen["others"]
+            counts["listed items of no interaction that was kept"] = seen["others"]
         counts["ids of listed items with blanks around them (cut)"] = seen["cut"]
         counts["dropped: blank rows of the tables of items"] = seen["blank"]
         counts["dropped: rows of the tables of items whose item had one"] = seen["again"]

@@ -21,7 +21,6 @@ from rearm_jax.data.prepare.reading import Reading
 from rearm_jax.data.prepare.text import is_line, open_text
 from rearm_jax.errors import DataError
 
-ITEM_COLUMNS = ("item_id", "movieId", "parent_asin", "asin", "item")
 _POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 _FILE_ERRORS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError)
 

@@ -25,7 +25,8 @@ def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike, reading: R
     """A column of times as a struct TIME; its first value decides between numbers and dates.
 
     Returns:
-        "time": finite, null where the column holds something else; of dates microseconds since 1970 in UTC.
+        "time": finite, null where the column holds something else, or a whole number beyond 2^53 that float64 does
+        not hold; of dates microseconds since 1970 in UTC.
         "has_offset": whether a date says how far its clock is from UTC; null for numbers, and where "time" is.
 
     Raises:
@@ -43,7 +44,10 @@ def as_times(table: pl.LazyFrame, name: str, path: str | os.PathLike, reading: R
         first = table.filter(column.is_not_null()).head(1).select(number).collect(engine="streaming")
     if first.to_series().has_nulls():
         return text.map_batches(parse_iso, return_dtype=TIME, is_elementwise=True)
-    return pl.struct(time=number, has_offset=pl.lit(None, pl.Boolean))
+    # Whole numbers that float64 would round, such as ids made of a time, might change places.
+    whole = text.str.strip_chars().cast(pl.Int64, strict=False)
+    is_rounded = (number.abs() >= 2.0**63) | (whole.is_not_null() & (whole != number.cast(pl.Int64, strict=False)))
+    return pl.struct(time=pl.when(~is_rounded).then(number), has_offset=pl.lit(None, pl.Boolean))
 
 
 def as_number(name: str) -> pl.Expr:
