@@ -204,6 +204,22 @@ def test_a_replaced_modality_is_replaced_for_new_items(with_new, capsys):
         np.testing.assert_array_equal(np.load(folder / "category_feat.npy"), [rows[one] for one in named])
 
 
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_a_disk_that_fills_up_later_leaves_both_folders_as_they_were(with_new, capsys, monkeypatch, left):
+    save, room = np.save, iter([True] * left)
+
+    def full(file, *arguments, **options):
+        if not next(room, False):
+            raise OSError(28, "No space left on device", file.name)
+        save(file, *arguments, **options)
+
+    monkeypatch.setattr(add.np, "save", full)
+    new = content(with_new / "data" / "new_items")
+    flags = ("--category", "kind", "--number", "price", "--overwrite")
+    assert "No space left on device" in refused(capsys, with_new, *flags)
+    assert content(with_new / "data" / "new_items") == new
+
+
 @pytest.mark.parametrize(
     ("flags", "items", "words"),
     [

@@ -6,6 +6,7 @@ itself (docs/output.md) has their ids alone, and takes texts, pictures and ready
 is worth shows beside those of a data set only.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -33,7 +34,7 @@ _ID = "the item of this row"  # a column beside those of the table
 
 
 def add_modalities(settings: Settings, in_order: bool = False) -> dict[str, Any]:
-    """Writes each modality that the settings name as `<modality>_feat.npy`, whole or not at all; of new items first.
+    """Writes each modality that the settings name as `<modality>_feat.npy`: all of them, or none where that fails.
 
     Where prepare made the folder, its prepare.json says under "added" what was added.
 
@@ -75,14 +76,18 @@ def add_modalities(settings: Settings, in_order: bool = False) -> dict[str, Any]
         "lines": {found.account.path: found.account.as_dict() for found in reading.found.values()},
         "versions": versions(),
     }
+    pieces = {stem: array[: len(ids)] for stem, array in arrays.items()} | of_new
     try:
-        for stem, array in (of_new | {stem: array[: len(ids)] for stem, array in arrays.items()}).items():
-            with whole_file(root / f"{stem}.npy") as temporary, temporary.open("xb") as file:
-                np.save(file, array, allow_pickle=False)
-        if report is not None:
-            report.setdefault("added", []).append(added)
-            with whole_file(root / REPORT_FILE) as temporary:
+        # All is written before the first file takes its place, at the end of the block: those of new items first.
+        with contextlib.ExitStack() as files_in_place:
+            if report is not None:
+                report.setdefault("added", []).append(added)
+                temporary = files_in_place.enter_context(whole_file(root / REPORT_FILE))
                 temporary.write_text(report_text(report), encoding="utf-8")
+            for stem, array in pieces.items():
+                temporary = files_in_place.enter_context(whole_file(root / f"{stem}.npy"))
+                with temporary.open("xb") as file:
+                    np.save(file, array, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{root} cannot be written: {error.strerror} ({error.filename})") from error
     for found in reading.found.values():
