@@ -163,8 +163,20 @@ def test_entries_of_a_matrix_add_up_beyond_their_type(dtype):
     assert len(made.train) == 10
 
 
+def test_a_column_that_nobody_reads_may_hold_anything():
+    table = {"user": [1, 1, 2], "item": [1, 2, 3], "note": ["a", 1.5, object()]}
+    made = Dataset.from_tables(table, features={"x": (range(1, 4), np.eye(3))}, ratios=(1, 0, 0))
+    assert len(made.train) == 3
+    with pytest.raises(DataError, match=r"^interactions, column 'note': cannot be read as numbers, text or dates"):
+        Dataset.from_tables(table, features={"x": (range(1, 4), np.eye(3))}, item_column="note")
+    blank = {"user": [1, None, 2], "item": [1, None, 3], "note": [None, object(), None]}
+    with pytest.raises(DataError, match="interactions, row 2, column 'user': the value is missing"):
+        Dataset.from_tables(blank, features={"x": (range(1, 4), np.eye(3))}, ratios=(1, 0, 0))
+
+
 X = {"x": np.eye(4)}
 PAIRS = np.array([[0, 1], [1, 2]])
+PLAIN = {"features": {"x": ([1, 2], np.eye(2))}}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +203,7 @@ PAIRS = np.array([[0, 1], [1, 2]])
             DataError,
             r"^features\['x'\]: 1 numbers are masked",
         ),
-        ({"user": [501, True], "item": [1, 2]}, {}, DataError, "column 'user': has booleans among its integers"),
+        ({"user": [501, True], "item": [1, 2]}, PLAIN, DataError, "column 'user': has booleans among its integers"),
         (PAIRS.T[:, :1], {}, DataError, r"the shape is \(2, 1\), and must be \(n, 2\)"),
         (PAIRS.astype(float), {"features": {"x": ([1], [[1.0]])}}, DataError, "ids must be text or whole numbers"),
         (
@@ -224,7 +236,7 @@ PAIRS = np.array([[0, 1], [1, 2]])
         (PAIRS, {"features": {"x": (5, np.eye(2))}}, DataError, r"^features\['x'\]: a pair must be n ids and an array"),
         (PAIRS, {"features": {"x": ((i for i in (1, 2)), np.eye(2))}}, DataError, "a pair must be n ids and an array"),
         (PAIRS, {"features": {"x": ([1, 2], [[1.0], [2.0, 3.0]])}}, DataError, "a pair must be n ids and an array"),
-        ({"user": ["a", np.nan], "item": [1, 2]}, {}, DataError, "^interactions, column 'user': cannot be read as"),
+        ({"user": ["a", np.nan], "item": [1, 2]}, PLAIN, DataError, "^interactions, column 'user': cannot be read as"),
         (
             {"user": [1, 2], "item": [1, 2]},
             {"user_column": "user", "item_column": "user", "features": {"x": ([1], [[1.0]])}},

@@ -19,10 +19,12 @@ class Frame(os.PathLike):
 
     Attributes:
         table: a lazy frame of polars.
+        unreadable: columns that hold neither numbers, text nor dates -> what to raise where one is asked for. In the
+            table they say whether there is a value.
     """
 
-    def __init__(self, name: str, table: pl.LazyFrame):
-        self._name, self.table = name, table
+    def __init__(self, name: str, table: pl.LazyFrame, unreadable: Mapping[str, DataError] | None = None):
+        self._name, self.table, self.unreadable = name, table, unreadable or {}
 
     def __fspath__(self) -> str:
         return self._name
@@ -40,7 +42,7 @@ def as_frame(given: Any, name: str) -> Frame:
 
     Raises:
         ConfigError: it is something else.
-        DataError: its columns are not as long, or hold what is neither numbers, text nor dates.
+        DataError: its columns are not as long.
     """
     if isinstance(given, pl.LazyFrame):
         return Frame(name, given)
@@ -49,9 +51,9 @@ def as_frame(given: Any, name: str) -> Frame:
     if isinstance(given, Mapping):
         if len(set(map(str, given))) < len(given):
             raise DataError(f"{name}: two columns are called the same as text, of {', '.join(map(repr, given))}")
-        return Frame(name, _columns({str(column): values for column, values in given.items()}, name))
+        return _frame({str(column): values for column, values in given.items()}, name)
     if _is_pandas(given):
-        return Frame(name, _columns(_of_pandas(given, name), name))
+        return _frame(_of_pandas(given, name), name)
     raise ConfigError(
         f"{name}: {type(given).__name__} is no table; give a data frame of polars or pandas, or a dict of columns"
     )
@@ -73,11 +75,11 @@ def interactions_frame(given: Any) -> Frame:
             raise _no_interactions(given)
         kept = np.flatnonzero(matrix.data)
         values = (*(axis[kept] for axis in matrix.coords), matrix.data[kept])
-        return Frame(name, _columns(dict(zip(PAIR_COLUMNS, values, strict=True)), name))
+        return _frame(dict(zip(PAIR_COLUMNS, values, strict=True)), name)
     if isinstance(given, np.ndarray):
         if given.ndim != 2 or given.shape[1] != 2:
             raise DataError(f"{name}: the shape is {given.shape}, and must be (n, 2): a user and an item in each row")
-        return Frame(name, _columns(dict(zip(PAIR_COLUMNS, given.T, strict=False)), name))
+        return _frame(dict(zip(PAIR_COLUMNS, given.T, strict=False)), name)
     return as_frame(given, name)
 
 
@@ -105,7 +107,7 @@ def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | 
         rows, given = given
     elif not (isinstance(given, np.ndarray) or scipy.sparse.issparse(given)):
         _refuse_index(given, name, id_column)
-        return as_frame(given, name)
+        return _whole(as_frame(given, name))
     if rows is None:
         raise ConfigError(
             f"{name}: nothing says which item a row belongs to. Give a pair (ids, array), or a table with ids; or give "
@@ -121,15 +123,28 @@ def features_frame(given: Any, name: str, id_column: str, rows: Sequence[Any] | 
         raise DataError(f"{name}: {np.ma.count_masked(given)} numbers are masked; fill them, or leave out their items")
     if num_rows != len(array):
         raise DataError(f"{name} has {len(array)} rows, for {num_rows} items")
-    return Frame(name, _columns({id_column: rows, "features": array}, name))
+    return _whole(_frame({id_column: rows, "features": array}, name))
 
 
-def _columns(columns: Mapping[str, Any], name: str) -> pl.LazyFrame:
-    series = [_series(column, values, name) for column, values in columns.items()]
+def _frame(columns: Mapping[str, Any], name: str) -> Frame:
+    series, unreadable = [], {}
+    for column, values in columns.items():
+        try:
+            series.append(_series(column, values, name))
+        except DataError as error:
+            unreadable[column] = error
+            series.append(pl.Series(column, [None if value is None else True for value in values]))
     try:
-        return pl.DataFrame(series).lazy()
+        return Frame(name, pl.DataFrame(series).lazy(), unreadable)
     except pl.exceptions.PolarsError as error:  # they are not as long
         raise DataError(f"{name} cannot be read as columns: {_first_line(error)}") from error
+
+
+def _whole(frame: Frame) -> Frame:
+    """The frame; raises the DataError of a column that cannot be read, each of which is wanted."""
+    for error in frame.unreadable.values():
+        raise error
+    return frame
 
 
 def _series(column: str, values: Any, name: str) -> pl.Series:

@@ -74,9 +74,11 @@ def pick_column(
     """The column that a person named, or else the first recognised one.
 
     Raises:
-        DataError: there is none; the message says which columns there are.
+        DataError: there is none (the message says which columns there are), or it cannot be read.
     """
     for name in (given,) if given is not None else recognised:
+        if isinstance(path, Frame) and name in path.unreadable:
+            raise path.unreadable[name]
         if name in names:
             return name
     there = f"the columns are {', '.join(map(repr, names[:30]))}" if names else "there are no columns at all"
