@@ -148,6 +148,15 @@ def test_a_row_is_dropped_alike_wherever_it_stands_and_kept_as_often_as_it_shoul
     np.testing.assert_array_equal(drop_rows(jax.random.key(0), ALL, rows, 1.0), 0)
 
 
+def test_a_rate_just_below_1_drops_all_and_has_a_gradient():
+    def dropped(rate, rows):
+        return drop_rows(jax.random.key(0), ALL, rows, rate)
+
+    rows, rate = jnp.full((5, 3), 1e3), np.float32(0.99999999)
+    np.testing.assert_array_equal(jax.jit(dropped)(rate, rows), 0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda rows, rate: dropped(rate, rows).sum()))(rows, rate), 0)
+
+
 def test_without_the_modality_loss_there_are_no_projections():
     experiment = experiment_of()
     model = experiment.model.clone(modality_weight=0.0)

@@ -71,7 +71,8 @@ def drop_rows(key: jax.Array, nodes: Nodes, rows: jax.Array, rate: jax.Array | f
         return jnp.zeros_like(rows) if rate else rows
     ids = nodes.rows.first_row + jnp.arange(len(rows)) if nodes.wanted is None else nodes.wanted
     keep = jax.vmap(lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), 1 - rate, rows.shape[1:]))(ids)
-    return jnp.where(keep, rows / (1 - rate), 0)
+    # A rate just below 1 is 1 in float32: nothing is kept, and the gradient of what is not must be finite.
+    return jnp.where(keep, rows / jnp.maximum(1 - rate, 2.0**-24), 0)
 
 
 def _dense_product(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any) -> jax.Array:
