@@ -64,6 +64,7 @@ def test_quantiles_are_in_order_alike_for_equal_numbers_and_about_as_large(numbe
     ("code", "words"),
     [
         (lambda: one_hot({"a": [[], []]}, None), "category a: no item has a value there"),
+        (lambda: one_hot({"a": [["caf\u00e9"], ["cafe\u0301"]]}, None), "category a: .* two spellings of Unicode"),
         (
             lambda: one_hot({"a": [[str(n)] for n in range(MOST_CATEGORIES + 1)]}, None),
             "4,097 different values, such",

@@ -1,5 +1,6 @@
 """Features from columns of a catalogue, without an encoder: categories as 0 and 1, numbers scaled or in quantiles."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ def one_hot(values: Mapping[str, Sequence[Sequence[str]]], separator: str | None
         separator: between several values in one text; None: a text is one value.
 
     Raises:
-        DataError: no item has a value, or there are more than MOST_CATEGORIES different ones.
+        DataError: no item has a value, one has two spellings, or there are more than MOST_CATEGORIES different ones.
     """
     items = [_split(parts, separator) for parts in zip(*values.values(), strict=True)]
     names = [
@@ -49,6 +50,14 @@ def one_hot(values: Mapping[str, Sequence[Sequence[str]]], separator: str | None
             f"{MOST_CATEGORIES:,} can be told apart. Is it a category? Several values in one text need "
             "category_separator"
         )
+    spelt: dict[tuple[str, str], str] = {}
+    for column, value in names:
+        other = spelt.setdefault((column, unicodedata.normalize("NFC", value)), value)
+        if other != value:
+            raise DataError(
+                f"category {column}: {other!r} ({other!a}) and {value!r} ({value!a}) are one text in two spellings of "
+                "Unicode. Write the values alike (unicodedata.normalize('NFC', value) does it)"
+            )
     place_of = {name: place for place, name in enumerate(names)}
     features = np.zeros((len(items), len(names)), np.float32)
     for row, item in enumerate(items):
