@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rearm_jax.losses import softmax_loss
+from rearm_jax.parallel.blocks import BlockRows
 from rearm_jax.parallel.rows import ALONE, AXIS, Shard
 from rearm_jax.recommender.contract import Batch
 from rearm_jax.recommender.objectives import batch_items, bpr_share, l2_norm_share, l2_share, softmax_share
@@ -148,11 +149,11 @@ def sampler_of(items_of: list[list[int]]) -> Sampler:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 2**13])
-def test_own_items_are_found_also_when_drawn_twice(chunk, monkeypatch):
-    monkeypatch.setattr(sampling, "_CHUNK_PAIRS", chunk)
+def test_own_items_are_found_also_when_they_or_users_are_drawn_twice(chunk, monkeypatch):
+    monkeypatch.setattr(sampling, "_CHUNK_PAIRS", BlockRows(chunk, chunk))
     rng = np.random.default_rng(chunk)
     items_of = [rng.choice(NUM_ITEMS, size, replace=False).tolist() for size in (0, 1, 5, NUM_ITEMS, 2, 0)]
-    users = jnp.array([3, 0, 2, 2, 5, 1, 4])
+    users = jnp.array([3, 0, 2, 2, 5, 1, 4, 3, 0, 3])
     find = jax.jit(functools.partial(find_own, sampler_of(items_of), users))
     for _ in range(5):
         negatives = jnp.asarray(np.sort(rng.integers(0, NUM_ITEMS, 9)).astype(np.int32))

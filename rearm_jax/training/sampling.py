@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rearm_jax.data.dataset import Dataset, group_by_user
+from rearm_jax.parallel.blocks import BlockRows, in_blocks
 from rearm_jax.parallel.rows import ALONE, WHOLE, Shard, WholeTable
 from rearm_jax.recommender.contract import Batch
 from rearm_jax.training.order import ComputedOrder
 
-_CHUNK_PAIRS = 2**13  # excluded items that `find_own` looks up at a time
+_CHUNK_PAIRS = BlockRows(cpu=2**13, elsewhere=2**16)  # excluded items that `find_own` looks up at a time
 
 
 class Sampler(NamedTuple):
@@ -175,26 +176,33 @@ def find_own(sampler: Sampler, users: jax.Array, negatives: jax.Array) -> jax.Ar
     """Which of the negatives are in the excluded set of each user, bool (b, n).
 
     The excluded items of all these users, one list after the other, are looked up among the negatives a chunk at a
-    time: the work grows with how many there are, whoever has most of them.
+    time: the work grows with how many there are, whoever has most of them. Who has many interactions is in a batch many
+    times, and is looked up once.
 
     Args:
       sampler: of the data set.
       users: int32 (b,).
       negatives: int32 (n,), sorted; places in the pool, where there is one.
     """
-    start = sampler.indptr[users]
-    count = sampler.indptr[users + 1] - start
+    sorted_users = jnp.sort(users)
+    is_first = jnp.diff(sorted_users, prepend=sorted_users[0] - 1) > 0
+    start = sampler.indptr[sorted_users]
+    count = jnp.where(is_first, sampler.indptr[sorted_users + 1] - start, 0)
     ends = jnp.cumsum(count)
 
-    def mark(chunk: jax.Array, own: jax.Array) -> jax.Array:
-        pair = chunk * _CHUNK_PAIRS + jnp.arange(_CHUNK_PAIRS, dtype=jnp.int32)
-        row = jnp.searchsorted(ends, pair, side="right")  # b, and so dropped, behind the last pair
-        item = sampler.excluded[start[row] + pair - ends[row] + count[row]]
-        place = jnp.searchsorted(negatives, item)
-        place = jnp.where(negatives[place] == item, place, len(negatives))
-        return own.at[row, place].set(True, mode="drop")
+    def mark_all(chunk_pairs: int, excluded: jax.Array, negatives: jax.Array) -> jax.Array:
+        def mark(chunk: jax.Array, own: jax.Array) -> jax.Array:
+            pair = chunk * chunk_pairs + jnp.arange(chunk_pairs, dtype=jnp.int32)
+            row = jnp.searchsorted(ends, pair, side="right")  # b, and so dropped, behind the last pair
+            item = excluded[start[row] + pair - ends[row] + count[row]]
+            place = jnp.searchsorted(negatives, item)
+            place = jnp.where(negatives[place] == item, place, len(negatives))
+            return own.at[row, place].set(True, mode="drop")
 
-    first_places = jnp.zeros((len(users), len(negatives)), bool)
-    first_places = jax.lax.fori_loop(0, -(-ends[-1] // _CHUNK_PAIRS), mark, first_places)
-    # An item that was drawn again has the mark of its first place.
-    return first_places[:, jnp.searchsorted(negatives, negatives)]
+        first_places = jnp.zeros((len(users), len(negatives)), bool)
+        return jax.lax.fori_loop(0, -(-ends[-1] // chunk_pairs), mark, first_places)
+
+    first_places = in_blocks(mark_all, _CHUNK_PAIRS, max(len(sampler.excluded), 1), sampler.excluded, negatives)
+    # An item that was drawn again has the mark of its first place, and a user the row of its first one.
+    columns, rows = jnp.searchsorted(negatives, negatives), jnp.searchsorted(sorted_users, users)
+    return first_places[:, columns][rows]
