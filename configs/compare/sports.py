@@ -19,4 +19,4 @@ def get_spec() -> Spec:
     fitted = {name: office.FITTED[name] for name in ("ItemKNN", "EASE")}
     rows = fitted | office.PLUS | office.with_and_without(["LightGCN", "FREEDOM", "MGCN"])
     rows |= {name: office.with_and_without([name])[name] for name in ("VBPR", "BM3", "SMORE")} | {"REARM": REARM}
-    return dataclasses.replace(office.get_spec(), data=data, rows=rows, tries=4, seeds=2)
+    return dataclasses.replace(office.get_spec(), data=data, rows=rows, tries=4, seeds=5)
