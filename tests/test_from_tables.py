@@ -416,6 +416,17 @@ def test_other_data_are_refused_and_those_of_the_run_stay(run, tables, vectors, 
     assert evaluate(workdir) == metrics(run[1])
 
 
+@pytest.mark.parametrize("file", ["user_ids.npy", "item_ids.npy"])
+def test_a_run_without_its_ids_says_so_until_they_are_back(file, run, dataset, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "a")
+    (workdir / DATASET_FOLDER / file).unlink()
+    with pytest.raises(DataError, match=f"{file} is missing, and with it which user or item is which"):
+        evaluate(workdir)
+    train(settings(), workdir, dataset=dataset, progress=False)
+    assert_same(load_dataset(workdir / DATASET_FOLDER, ("image", "text")), dataset)
+    assert evaluate(workdir) == metrics(run[1])
+
+
 def test_the_same_data_under_other_ids_are_other_data(run, dataset, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "a")
     labels = dataclasses.replace(dataset.labels, user_ids=dataset.labels.user_ids[::-1])

@@ -130,7 +130,19 @@ def check_data(folder: str | os.PathLike, progress: Mapping, dataset: Dataset) -
 
 
 def _run_dataset(workdir: str | os.PathLike, data: ConfigDict) -> Dataset:
-    return as_trained_on(load_dataset(_dataset_folder(workdir), tuple(data.modalities)), data)
+    folder = _dataset_folder(workdir)
+    if os.path.isdir(folder) and (lost := _lost_ids(folder)):
+        raise DataError(
+            f"{folder}: {lost} is missing, and with it which user or item is which. Bring it back, or train with the "
+            "data set again in the same run folder: what is trained stays"
+        )
+    return as_trained_on(load_dataset(folder, tuple(data.modalities)), data)
+
+
+def _lost_ids(folder: str) -> str:
+    """The file of ids that a run wrote, and that is no longer there; "" where both are."""
+    files = ("user_ids.npy", "item_ids.npy")
+    return next((file for file in files if not os.path.exists(os.path.join(folder, file))), "")
 
 
 def _dataset_folder(workdir: str | os.PathLike) -> str:
@@ -145,7 +157,7 @@ def _holds(folder: str, dataset: Dataset) -> bool:
         found = load_dataset(folder, tuple(dataset.features))
     except DataError:
         return False
-    if found.content_hash != dataset.content_hash:
+    if _lost_ids(folder) or found.content_hash != dataset.content_hash:
         return False
     alike = {stem: np.array_equal(getattr(found.labels, stem), getattr(dataset.labels, stem)) for stem in LABEL_FILES}
     for stem in ("user_ids", "item_ids"):
