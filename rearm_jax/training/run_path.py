@@ -57,7 +57,12 @@ def reached(folder: RunPath) -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, OSError) or in_bucket(folder)):
             raise
-        # Of a bucket: a package that is missing, credentials, the network.
+        if isinstance(error, ImportError):
+            raise CheckpointError(
+                f"{folder} needs a package that is not installed (gcsfs for gs://, s3fs for s3://, adlfs for az://): "
+                f"{error}"
+            ) from error
+        # Of a bucket: credentials, the network.
         reason = f"{type(error).__name__}: {error}" if in_bucket(folder) else str(error)
         raise CheckpointError(
             f"{folder} cannot be read or written: {reason}. See that the folder may be used and the disk has room"
