@@ -6,6 +6,8 @@ FOLDER holds tiktok/ (docs/results.md). The rows are those of configs/compare/ab
 validation.
 """
 
+import dataclasses
+
 from rearm_jax.compare import Row, Spec
 from rearm_jax.configs.compare import ablation, office
 
@@ -15,4 +17,5 @@ PARTS = ("features frozen", "softmax", "batch 1024", "batch 4096")
 def get_spec() -> Spec:
     rows = {name: Row("rearm", ablation.REARM | changes, space={}) for name, changes in ablation.ATTENTION.items()}
     rows |= {f"{ablation.NORM}, {name}": ablation.without(ablation.PARTS[name]) for name in PARTS}
-    return ablation.on_validation({"TikTok": office.config_of("tiktok", ("image", "audio"))}, rows)
+    spec = ablation.on_validation({"TikTok": office.config_of("tiktok", ("image", "audio"))}, rows)
+    return dataclasses.replace(spec, timing=True)
