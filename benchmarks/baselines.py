@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.machine import headline
 from benchmarks.problem import PRESETS, make_baseline_problem
-from benchmarks.run import Side
+from benchmarks.run import Side, use_device
 
 MODELS = ("lightgcn", "freedom", "mgcn")
 SIDES = ("jax_baselines", "torch_baselines")
@@ -95,7 +95,7 @@ def main() -> None:
     for preset in presets:
         if not (arguments.data / preset / "train.npy").exists():
             parser.error(f"{arguments.data / preset} holds no train.npy: name the folder of the data sets with --data")
-    os.environ["JAX_PLATFORMS"] = arguments.device
+    use_device(arguments.device)
     print(headline())
     for model in arguments.model or MODELS:
         for preset in presets:

@@ -94,7 +94,7 @@ def main() -> None:
         experiment = experiment_of(model, arguments.data, arguments.modalities)
         found = medians(ways(experiment, arguments.seeds, arguments.steps), arguments.rounds)
         apart, together = found["one after another"], found["together"]
-        print(f"| {model} | {apart:.2f} s | {together:.2f} s | {apart / together:.2f} |", flush=True)
+        print(f"| {model} | {apart:.3g} s | {together:.3g} s | {apart / together:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
