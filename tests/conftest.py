@@ -30,18 +30,12 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # On data of 60 users, optimising a program takes longer than all its runs. .ci/run and `python -m tests.faults` try
-    # exact numbers with programs as users have them, too; `as_users_have_them` is for tests that run long.
+    # exact numbers with programs as users have them, too.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     # The emitters of fusions take two thirds of what is left; later releases do not know the flag, and end.
     flags = os.environ.get("XLA_FLAGS", "")
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] = flags if _NO_EMITTERS in flags else f"{flags} {_NO_EMITTERS}"
-
-
-def as_users_have_them() -> dict[str, str]:
-    """The environment of a process whose programs are optimised."""
-    flags = os.environ.get("XLA_FLAGS", "").replace(_NO_EMITTERS, "").strip()
-    return os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 def with_devices(count: int) -> dict[str, str]:

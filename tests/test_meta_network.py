@@ -34,21 +34,21 @@ def dense(params, modal, embeddings):
         e = jnp.exp(w - w.max(axis=0))
         return e / e.sum(axis=0)
 
-    def rows_of(mlp):
-        rows = []
-        for k in modal:
+    def transformations(mlp):
+        def of_node(k):
             x = linear(mlp["pre"], linear(params["projection"], k))
             x = linear(mlp["out"], jnp.maximum(x, 0) + mlp["prelu"]["negative_slope"] * jnp.minimum(x, 0))
-            rows.append(x / jnp.sqrt(jnp.sum(x**2)))
-        return rows
+            return x / jnp.sqrt(jnp.sum(x**2))
 
-    first, second = rows_of(params["mlp_1"]), rows_of(params["mlp_2"])
-    shared = []
-    for node in range(N):
-        w1 = softmax_of_columns((first[node] + sum(first) / N).reshape(D, RANK))
-        w2 = softmax_of_columns((second[node] + sum(second) / N).reshape(RANK, D))
-        shared.append((embeddings[node] @ w1) @ w2)
-    return jnp.stack(shared)
+        rows = jax.vmap(of_node)(modal)
+        return rows + sum(rows) / N
+
+    def shared(first, second, embedding):
+        w1 = softmax_of_columns(first.reshape(D, RANK))
+        w2 = softmax_of_columns(second.reshape(RANK, D))
+        return (embedding @ w1) @ w2
+
+    return jax.vmap(shared)(transformations(params["mlp_1"]), transformations(params["mlp_2"]), embeddings)
 
 
 # Without optimisation XLA's programs of float64 give NaN on a CPU (jax 0.10.2).

@@ -21,23 +21,27 @@ from tests.conftest import tiny_config, with_devices
 
 ROOT = Path(__file__).parent.parent
 CASES = {"1": (1, 0, 1), "8": (8, 0, 8), "2 of 8": (8, 3, 5)}  # devices there are, those that are used
-NUM_STEPS = 4  # of 101 rows: the first three are full, the last has 50 of the 353 interactions
+NUM_STEPS = 4  # of 101 rows: the first three are full, the last has 60 of the 363 interactions
+NUM_USERS, NUM_ITEMS = 61, 43  # divisible by no number of devices
+UNEVEN = {  # those of tests/test_row_parallel.py, too: the program for one device is compiled once
+    "batch_size": 101,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "gradient_clip_norm": 1.0,
+    "data__synthetic__num_users": NUM_USERS,
+    "data__synthetic__num_items": NUM_ITEMS,
+    "model__num_layers": 1,
+    "model__self_dropout": 0.3,
+    "model__cross_dropout": 0.5,
+    "loss__contrastive_weight": 0.02,
+    "loss__orthogonal_weight": 0.03,
+    "loss__l2_weight": 0.1,
+}
 
 
 def train_and_save(folder: Path, case: str) -> None:
     _, first, stop = CASES[case]
-    config = tiny_config(
-        batch_size=101,
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        model__num_layers=1,
-        model__self_dropout=0.3,
-        model__cross_dropout=0.5,
-        loss__contrastive_weight=0.02,
-        loss__orthogonal_weight=0.03,
-        loss__l2_weight=0.1,
-    )
-    placement = place(build_experiment(config), jax.devices()[first:stop])
+    placement = place(build_experiment(tiny_config(**UNEVEN)), jax.devices()[first:stop])
     inputs, state = placement.inputs(), placement.state()
     run_steps = epoch.compile_steps(placement, inputs)
     results = {"devices": jax.device_count()}
@@ -102,7 +106,7 @@ def test_devices_agree_on_the_metrics(results, case):
 
 def test_training_changed_something(results):
     """Otherwise the comparisons above would hold for a step that does nothing."""
-    config = tiny_config(model__num_layers=1)
+    config = tiny_config(**UNEVEN)
     before = init_params(build_experiment(config))["user_id_table"]
     assert np.abs(results["1"]["params/user_id_table"] - before).max() > 1e-3
 

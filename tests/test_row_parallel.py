@@ -33,11 +33,10 @@ from rearm_jax.training.evaluator import Evaluator
 from rearm_jax.training.placement import Placement, place
 from rearm_jax.training.sampling import cut_sampler, make_sampler
 from tests.conftest import tiny_config, with_devices
-from tests.test_parallel import alive
+from tests.test_parallel import NUM_ITEMS, NUM_USERS, UNEVEN, alive
 
 ROOT = Path(__file__).parent.parent
 MODELS = ("rearm", "lightgcn")
-NUM_USERS, NUM_ITEMS = 61, 43
 STAGES = (("data", 1, 1), ("row", 8, 2), ("row", 3, 1), ("data", 1, 1))  # parallel, devices, steps
 DEVICES_THERE_ARE = 8
 STAGES_OF = {"rearm": (0, 1, 3), "lightgcn": (0, 1, 2, 3)}  # REARM takes long to compile
@@ -46,28 +45,15 @@ EVERY_STAGE = [(model, stage) for model in MODELS for stage in STAGES_OF[model]]
 
 @functools.cache
 def placement_of(model: str, parallel: str, num_devices: int) -> Placement:
-    own = {
-        "rearm": {
-            "model__num_layers": 1,  # LightGCN has two
-            "model__self_dropout": 0.3,
-            "model__cross_dropout": 0.5,
-            "loss__contrastive_weight": 0.02,
-            "loss__orthogonal_weight": 0.03,
-        },
-        "lightgcn": {"data__synthetic__interactions_per_user": 5, "negatives": "trained"},  # three items have none
+    lightgcn = {
+        **{name: value for name, value in UNEVEN.items() if not name.startswith(("model__", "loss__"))},
+        "model__name": "lightgcn",  # of two layers, where REARM has one
+        "gradient_clip_norm": 0.01,
+        "loss__l2_weight": 0.1,
+        "data__synthetic__interactions_per_user": 5,
+        "negatives": "trained",  # three items have none
     }
-    config = tiny_config(
-        parallel=parallel,
-        batch_size=101,
-        learning_rate=1e-3,
-        weight_decay=0.01,
-        gradient_clip_norm={"rearm": 1.0, "lightgcn": 0.01}[model],
-        data__synthetic__num_users=NUM_USERS,
-        data__synthetic__num_items=NUM_ITEMS,
-        model__name=model,
-        loss__l2_weight=0.1,
-        **own[model],
-    )
+    config = tiny_config(parallel=parallel, **{"rearm": UNEVEN, "lightgcn": lightgcn}[model])
     return place(build_experiment(config), jax.devices()[-num_devices:])
 
 
