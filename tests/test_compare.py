@@ -115,7 +115,7 @@ def test_what_is_developed_is_compared_on_validation(tmp_path):
     assert " on test" not in (tmp_path / "table.md").read_text("utf-8")
 
 
-def test_a_residual_beside_what_another_row_trained(tmp_path, monkeypatch):
+def test_a_residual_beside_what_another_row_trained(tmp_path, monkeypatch, caplog):
     both = {"residual.model": "itemknn"}
     space = {"residual.shrink": LogUniform(1.0, 100.0)}
     rows = {"bpr": Row("bpr", SMALL, SPACE), "bpr + knn": Row("bpr", both, space, trained="bpr")}
@@ -139,6 +139,13 @@ def test_a_residual_beside_what_another_row_trained(tmp_path, monkeypatch):
     gather(plan, Datasets(plan), [])
     write_outputs([plan.workdir], plan.workdir)
     runs = read_results([plan.workdir]).runs
+    for seeds, wanted, left_out in ((3, 2, 0), (1, 1, 2)):
+        other = Plan(dataclasses.replace(plan.spec, seeds=seeds), plan.workdir)
+        assert len(other.finals("tiny", "bpr + knn")) == wanted  # those of the seeds that there are
+        caplog.clear()
+        gather(other, Datasets(other), [])
+        said = f"more seeds or settings than the spec has are left out of the tables: {left_out}, the first is "
+        assert (said in caplog.text) == bool(left_out)
     settings = json.loads(runs.filter((pl.col("row") == "bpr + knn") & (pl.col("kind") == "final"))["settings"][0])
     assert settings.items() >= (SMALL | both).items()
     assert len(runs.filter(pl.col("row") == "bpr + knn")) == 3 + 2

@@ -159,11 +159,24 @@ def _command() -> str:
 
 
 def _say_what_is_left_out(plan: Plan, external: Sequence[External]) -> None:
-    """Warns of lists of another toolkit that are in the tables now, and will not be."""
+    """Warns of what is in the tables now, and will not be: lists of another toolkit, seeds, settings."""
     file = plan.workdir / "compare.json"
     before = json.loads(file.read_text("utf-8")).get("rows", []) if file.exists() else []
     for row in sorted(set(before) - set(plan.spec.rows) - {lists.row for lists in external}):
         logging.warning("the row %s is left out of the tables now: neither the spec nor --external has it", row)
+    beyond = [
+        folder
+        for data, row in plan.groups()
+        for kind, wanted in (("search", len(plan.spec.settings_tried(data, row))), ("final", plan.spec.num_seeds(row)))
+        for folder in sorted((plan.workdir / kind / data / row).glob("*"))
+        if (folder / OUTCOME_FILE).exists() and int(folder.name.rpartition("-")[2]) >= wanted
+    ]
+    if beyond:
+        logging.warning(
+            "finished runs of more seeds or settings than the spec has are left out of the tables: %d, the first is %s",
+            len(beyond),
+            beyond[0],
+        )
 
 
 def _users(folder: Path, outcome: Mapping[str, Any]) -> dict[str, np.ndarray]:

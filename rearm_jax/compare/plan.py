@@ -178,7 +178,9 @@ class Plan:
             return []
         final = dataclasses.replace(best, kind="final")
         if trained:
-            runs = self._done_finals(data, trained)
+            runs = [
+                task for task, outcome in self._outcomes_of(data, trained) if outcome and outcome["status"] == "done"
+            ]
             return [
                 dataclasses.replace(final, number=run.number, seed=run.seed, trained=self.folder(run)) for run in runs
             ]
@@ -186,23 +188,23 @@ class Plan:
         return [dataclasses.replace(final, number=number, seed=seed) for number, seed in enumerate(seeds)]
 
     def _settings(self, data: str, row: str) -> list[Task]:
-        """What is to be tried; of a row whose model another row trains, none before that has been done."""
+        """What is to be tried; of a row beside another row's model, beside that of its first seed that did not fail:
+        none before it is known which that is."""
         tries, trained = self.spec.settings_tried(data, row), self.spec.rows[row].trained
         if trained is None:
             seed = self.spec.search_seed(data, row)
             return [Task("search", data, row, number, number, tried, seed) for number, tried in enumerate(tries)]
+        runs = self._outcomes_of(data, trained)
+        run, outcome = next(((run, out) for run, out in runs if out is None or out["status"] == "done"), (None, None))
+        if run is None or outcome is None:
+            return []
         return [
             Task("search", data, row, number, number, {**run.tried, **tried}, run.seed, trained=self.folder(run))
-            for run in self._done_finals(data, trained)[:1]
             for number, tried in enumerate(tries)
         ]
 
-    def _done_finals(self, data: str, row: str) -> list[Task]:
-        """The final runs of a row that came to their end; none before all have ended."""
-        ended = [(task, self.outcome(task)) for task in self.finals(data, row)]
-        if any(outcome is None for _, outcome in ended):
-            return []
-        return [task for task, outcome in ended if outcome and outcome["status"] == "done"]
+    def _outcomes_of(self, data: str, row: str) -> list[tuple[Task, dict[str, Any] | None]]:
+        return [(task, self.outcome(task)) for task in self.finals(data, row)]
 
     def progress(self) -> tuple[int, int]:
         """Search and final runs that have ended, and how many there are in all."""

@@ -1,5 +1,6 @@
 """Two yardsticks without a model, most-popular and random, under the masking and the metrics of every model."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -50,13 +51,15 @@ def random_metrics(
     Args and Raises: as `most_popular_metrics`; `seed`: of the scores.
     """
     blocks, positives = blocks_and_positives(dataset, split, block_size)
-    key = jax.random.key(seed)
+    top_items = _random_lists(jax.random.key(seed), blocks, dataset.num_items, max(ks))
+    return split_metrics(top_items, blocks.users, positives, ks)
+
+
+@functools.partial(jax.jit, static_argnames=("num_items", "k"))
+def _random_lists(key: jax.Array, blocks: UserBlocks, num_items: int, k: int) -> jax.Array:
+    """The k best items of each user of the blocks by scores that are drawn, int32 (num_blocks, block, k)."""
 
     def user_scores(user: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, user), (dataset.num_items,))
+        return jax.random.uniform(jax.random.fold_in(key, user), (num_items,))
 
-    @jax.jit
-    def rank(blocks: UserBlocks) -> jax.Array:
-        return jax.lax.map(lambda block: rank_scores(jax.vmap(user_scores)(block.users), block, max(ks))[0], blocks)
-
-    return split_metrics(rank(blocks), blocks.users, positives, ks)
+    return jax.lax.map(lambda block: rank_scores(jax.vmap(user_scores)(block.users), block, k)[0], blocks)
