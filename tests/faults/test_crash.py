@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -71,14 +72,20 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_never_killed(referenc
             "amid a save": amid,
             "behind a save": behind,
         }[moment]
-        try:
-            if wait_for(happens, process):
-                longest = {"in the set-up": 4.0, "in an epoch": 0.2}.get(moment, 0.02)
-                process.wait(timeout=random.uniform(0, longest))
-        except subprocess.TimeoutExpired:
+        if wait_for(happens, process):
+            longest = {"in the set-up": 4.0, "in an epoch": 0.2}.get(moment, 0.02)
+            # On a fast machine the run could end before that: two epochs later it is killed in any case.
+            deadline, last = time.monotonic() + random.uniform(0, longest), metric_lines(tmp_path / "run") + 2
+            wait_for(
+                lambda last=last, deadline=deadline: (
+                    time.monotonic() >= deadline or metric_lines(tmp_path / "run") >= last
+                ),
+                process,
+            )
             process.kill()
-            kills += 1
-        assert process.wait() in (0, -signal.SIGKILL), (tmp_path / "run.log").read_text()
+        code = process.wait()
+        assert code in (0, -signal.SIGKILL), (tmp_path / "run.log").read_text()
+        kills += code != 0
     assert kills == NUM_KILLS, f"the run ended after {kills} kills: give it more epochs"
     code, log = finish(start(tmp_path, "run", NUM_EPOCHS), tmp_path, "run")
     assert code == 0, log
