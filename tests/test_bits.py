@@ -28,6 +28,8 @@ def test_places(text, place):
     assert bits.count(found) == len(commas)
     assert bits.first(found) == (commas[0] if commas else 64 * len(found))
     assert bits.end(found) == (commas[-1] + 1 if commas else 0)
+    onward = [next(i for i in commas if i >= at) for at in range(commas[-1] + 1 if commas else 0)]
+    assert bits.onward(found, np.arange(len(onward))).tolist() == onward
     place = min(place, len(text))
     assert bits.positions(bits.before(found, place)).tolist() == [i for i in commas if i < place]
     assert bits.positions(bits.previous(found)).tolist() == [i + 1 for i in commas if i + 1 < 64 * len(found)]
@@ -36,11 +38,6 @@ def test_places(text, place):
     assert bits.ranks(found, np.arange(len(text))).tolist() == up_to
     odd = bits.positions(bits.are_odd(found))
     assert odd[odd < len(text)].tolist() == [i for i, number in enumerate(up_to) if number % 2]
-
-
-def test_places_in_several_pieces():
-    text = bytes(np.random.default_rng(0).integers(0, 9, 2 * bits._PIECE + 100, np.uint8))
-    assert bits.positions(packed(text, 5)).tolist() == places(text, 5)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 7, 8])

@@ -20,10 +20,12 @@ def places_of(value: int, data: np.ndarray) -> np.ndarray:
 
 def positions(bits: np.ndarray) -> np.ndarray:
     """The places of the bits that are set, int64 (n,), in ascending order."""
-    octets = bits.view(np.uint8)
+    words = np.flatnonzero(bits)
+    octets = bits[words].view(np.uint8)
     some = np.flatnonzero(octets)
     found = np.flatnonzero(np.unpackbits(octets[some], bitorder="little"))
-    return 8 * some[found >> 3] + (found & 7)
+    octet = some[found >> 3]
+    return 64 * words[octet >> 3] + 8 * (octet & 7) + (found & 7)
 
 
 def count(bits: np.ndarray) -> int:
@@ -36,6 +38,17 @@ def ranks(bits: np.ndarray, places: np.ndarray) -> np.ndarray:
     counts = np.bitwise_count(bits)
     word, behind = places >> 6, (63 - (places & 63)).astype(np.uint64)
     return (np.cumsum(counts, dtype=np.int64) - counts)[word] + np.bitwise_count(bits[word] << behind)
+
+
+def onward(bits: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The first bit that is set at each of some places or behind, int64 (n,); there must be one."""
+    word = places >> 6
+    rest = bits[word] & (_ALL << (places & 63).astype(np.uint64))
+    ends = rest == 0
+    words = np.flatnonzero(bits)
+    word[ends] = words[np.searchsorted(words, word[ends], side="right")]
+    rest[ends] = bits[word[ends]]
+    return 64 * word + np.bitwise_count((rest & -rest) - np.uint64(1))
 
 
 def before(bits: np.ndarray, place: int) -> np.ndarray:
@@ -95,16 +108,12 @@ def are_alike(marks: np.ndarray, ends: np.ndarray, number: int) -> bool:
     """
     if count(marks) != number * count(ends):
         return False
-    nothing = np.zeros_like(marks)
-    added, carry = marks, nothing
+    flips, both = (marks | ends if number % 2 else marks), np.uint64(0)
     for digit in range(number.bit_length()):
-        if (-number >> digit) & 1:
-            added = added | ends
-        flips = added ^ carry
         after = are_odd(flips)
         if (after & ends).any():
             return False
-        was = after ^ flips
-        carry = (added & carry) | (was & flips)
-        added = nothing
+        carry = (flips & ~after) | both
+        added = (-number >> (digit + 1)) & 1
+        flips, both = (carry ^ ends, carry & ends) if added else (carry, np.uint64(0))
     return True

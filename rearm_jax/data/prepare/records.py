@@ -56,7 +56,7 @@ class Records(NamedTuple):
         separators: of fields, those outside quotes.
         is_regular: whether each record has as many fields as the header, of which there are several, and none starts
             with a byte order mark or is the header again.
-        continued: int64 (n,), the lines that go on with the record of the line before; the block's first line is 0.
+        breaks: int64 (n,), the offsets of the newlines within records.
         trouble: why the block's next record is not among them; None if there is no next.
         trouble_at: offset of that, in the block.
     """
@@ -66,7 +66,7 @@ class Records(NamedTuple):
     last: np.ndarray
     separators: np.ndarray
     is_regular: bool
-    continued: np.ndarray
+    breaks: np.ndarray
     trouble: str | None
     trouble_at: int
 
@@ -109,21 +109,20 @@ def is_open(records: Records) -> bool:
 
 def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
     """The records of a block that starts with one and ends with a line."""
-    raw = text.data[start:end]
-    if not raw.endswith(b"\n"):  # the file's last line
-        raw += b"\n"
+    raw = np.frombuffer(text.data, np.uint8, end - start, start)
+    if raw[-1] != _NEWLINE:  # the file's last line
+        raw = np.append(raw, np.uint8(_NEWLINE))
     plain = raw
-    if layout.dialect == "backslash" and b"\\" in raw:
-        plain = _ESCAPED.sub(b"aa", raw)
-    array = np.frombuffer(plain, np.uint8)
-    newlines, separators = bits.places_of(_NEWLINE, array), bits.places_of(layout.separator[0], array)
+    if layout.dialect == "backslash" and text.data.find(b"\\", start, end) >= 0:
+        plain = np.frombuffer(_ESCAPED.sub(b"aa", raw.tobytes()), np.uint8)
+    newlines, separators = bits.places_of(_NEWLINE, plain), bits.places_of(layout.separator[0], plain)
     last, trouble, trouble_at = newlines, None, 0
-    if layout.dialect != "none" and b'"' in plain:
-        last, separators, trouble, trouble_at = _outside_quotes(array, newlines, separators)
-    if trouble is None and not plain.endswith(b"\n"):
+    if layout.dialect != "none" and text.data.find(b'"', start, end) >= 0:
+        last, separators, trouble, trouble_at = _outside_quotes(plain, newlines, separators)
+    if trouble is None and plain[-1] != _NEWLINE:
         trouble = OPEN_LINE
     if plain is not raw:
-        newlines = bits.places_of(_NEWLINE, np.frombuffer(raw, np.uint8))
+        newlines = bits.places_of(_NEWLINE, raw)
     size = len(raw)
     if trouble is not None:
         last = bits.before(last, trouble_at) if trouble_at else last
@@ -132,12 +131,17 @@ def find_records(text: Text, layout: Layout, start: int, end: int) -> Records:
     is_regular = (
         len(layout.names) > 1
         and bits.are_alike(separators, last, len(layout.names) - 1)
-        and not (layout.header is not None and layout.header[:1] in raw and layout.header in raw)
-        and (raw.isascii() or codecs.BOM_UTF8 not in raw)
+        and not (layout.header is not None and _holds(text, layout.header, start, end))
+        and not _holds(text, codecs.BOM_UTF8, start, end)
     )
-    within = newlines & ~last
-    continued = bits.ranks(newlines, bits.positions(within)) if within.any() else np.empty(0, np.int64)
-    return Records(size, newlines, last, separators, is_regular, continued, trouble, trouble_at)
+    breaks = bits.positions(newlines & ~last) if last is not newlines else np.empty(0, np.int64)
+    return Records(size, newlines, last, separators, is_regular, breaks, trouble, trouble_at)
+
+
+def _holds(text: Text, part: bytes, start: int, end: int) -> bool:
+    """Whether some bytes stand in a block; to look for each alone is faster, and in most blocks one is missing."""
+    are_there = all(text.data.find(bytes([byte]), start, end) >= 0 for byte in set(part))
+    return are_there and part in text.data[start:end]
 
 
 def _outside_quotes(

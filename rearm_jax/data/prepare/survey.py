@@ -144,9 +144,10 @@ class _Walk:
         last = bisect.bisect_left(bad_utf8, position + records.size)
         broken = np.array(bad_utf8[bisect.bisect_left(bad_utf8, position) : last], np.int64) - position
         if records.is_regular and not len(broken):
-            self._add_read(records.continued, position, records.size)
-            self.records += bits.count(records.last)
-            self.line += bits.count(records.newlines)
+            self._add_read(records, records.breaks, position)
+            num_records = bits.count(records.last)
+            self.records += num_records
+            self.line += num_records + len(records.breaks)
         elif records.size:
             self._take_one_by_one(records, position, broken)
 
@@ -180,22 +181,24 @@ class _Walk:
 
         is_read = kinds == _READ
         of_read = np.repeat(is_read, lines)
-        self._add_read(records.continued[of_read[records.continued]], position, records.size)
+        continued = bits.ranks(records.newlines, records.breaks)
+        self._add_read(records, records.breaks[of_read[continued]], position)
         self.left_out.append(self.line + np.flatnonzero(~of_read))
         self.drops.append(np.stack([position + starts, position + ends], 1)[~is_read])
         self.records += int(np.count_nonzero(is_read))
         self.blank += int(np.count_nonzero(kinds == _BLANK))
         self.line += len(of_read)
 
-    def _add_read(self, continued: np.ndarray, position: int, size: int) -> None:
-        """Notes the lines, from 0 at the start of a block, that go on with records that are read."""
-        if not len(continued):
+    def _add_read(self, records: Records, breaks: np.ndarray, position: int) -> None:
+        """Notes the lines behind the newlines within records that are read, of the block at an offset of the file."""
+        if not len(breaks):
             return
-        self.continued.append(self.line + continued)
+        self.continued.append(self.line + bits.ranks(records.newlines, breaks))
         if self.swallowed is None:
-            block = self.text.data[position : position + size]
-            first = first_swallowing(block, continued, self.layout.separator, len(self.layout.names))
-            self.swallowed = None if first is None else self.line + first
+            block = self.text.data[position : position + records.size]
+            block += b"" if block.endswith(b"\n") else b"\n"  # the file's last line
+            place = first_swallowing(block, records.newlines, breaks, self.layout.separator, len(self.layout.names))
+            self.swallowed = None if place is None else self.line + block.count(b"\n", 0, place)
 
     def refuse_line(self, position: int, records: Records) -> int:
         """Refuses the line at an offset, whose record is in trouble; the offset behind it."""

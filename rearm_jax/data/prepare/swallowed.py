@@ -1,9 +1,10 @@
 """Records of several lines that look like many: as if a stray pair of quotes had swallowed those between."""
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
+
+from rearm_jax.data.prepare import bits
 
 _MANY = 15  # further lines of one record; text that has as many separators on so many lines is hardly one value
 _SHARE = 0.9  # of the further lines that look like records
@@ -11,50 +12,44 @@ _LIKELY = 1.5  # values for each further line: of a user and of an item, with ro
 _SAMPLE = 200  # lines whose values are compared
 
 
-def first_swallowing(block: bytes, continued: np.ndarray, separator: bytes, num_columns: int) -> int | None:
+def first_swallowing(
+    block: bytes, newlines: np.ndarray, breaks: np.ndarray, separator: bytes, num_columns: int
+) -> int | None:
     """The first record of a block whose further lines would all but a few be records without quotes.
 
     Few lines that have as many separators may be chance. Then what is between the quotes must, in its columns, be as
     the values beside it mostly are: numbers, words, or codes of letters and digits, as ids are.
 
     Args:
-        block: whole records.
-        continued: int64 (n,), the lines that go on with the record of the line before; the block's first line is 0.
+        block: whole records, the last of which ends in a newline.
+        newlines: bits (bits.py), all of them.
+        breaks: int64 (n,), offsets of newlines within records, in ascending order.
         separator: of fields, one byte.
         num_columns: that a record has.
 
     Returns:
-        The number of the record's first line, from 0; None where there is no such record.
+        An offset on the record's first line; None where there is no such record.
     """
+    ends = bits.onward(newlines, breaks + 1)  # of the lines behind the breaks
     data = np.frombuffer(block, np.uint8)
-    bounds = np.concatenate([[-1], np.flatnonzero(data == ord("\n")), [len(data)]])
-    separators = np.flatnonzero(data == ord(separator))
-
-    def count(lines: np.ndarray) -> np.ndarray:
-        return np.searchsorted(separators, bounds[lines + 1]) - np.searchsorted(separators, bounds[lines])
-
-    is_record = count(continued) == num_columns - 1
+    is_record = np.diff(bits.ranks(bits.places_of(ord(separator), data), np.stack([breaks, ends])), axis=0)[0]
+    is_record = is_record == num_columns - 1
     if not is_record.any():
         return None
-    begin, end = bounds[continued] + 1, bounds[continued + 1]
-    is_blank = end - begin <= (data[np.minimum(begin, len(data) - 1)] == ord("\r"))
+    is_blank = ends - breaks - 1 <= (data[breaks + 1] == ord("\r"))
 
-    starts = np.flatnonzero(np.diff(continued, prepend=-1) != 1)
-    ends = np.append(starts[1:], len(continued))
-    num_alike, num_lines = np.add.reduceat(is_record, starts, dtype=int), np.add.reduceat(~is_blank, starts, dtype=int)
-    may_be = count(continued[starts] - 1) >= num_columns - 1  # the first line, whose text may have separators
-    suspects = np.flatnonzero(may_be & (num_alike > 0) & (num_alike >= _SHARE * num_lines))
-    if not len(suspects):
-        return None
-
-    lines = block.split(b"\n")
-    within = set(continued.tolist()) | set((continued - 1).tolist())
-    beside = (line.split(separator) for i, line in enumerate(lines) if i not in within and b'"' not in line)
-    whole = (fields for fields in beside if len(fields) == num_columns)
-    usual = _usual_kinds(list(itertools.islice(whole, _SAMPLE)), num_columns)
+    firsts = np.flatnonzero(np.append(True, breaks[1:] != ends[:-1]))  # of the breaks of each record
+    num_alike, num_lines = np.add.reduceat(is_record, firsts, dtype=int), np.add.reduceat(~is_blank, firsts, dtype=int)
+    suspects = np.flatnonzero((num_alike > 0) & (num_alike >= _SHARE * num_lines))
+    usual = None
     for suspect in suspects.tolist():
-        first, last = int(continued[starts[suspect]]) - 1, int(continued[ends[suspect] - 1])
-        inside = _inside_quotes([line.split(separator) for line in lines[first : last + 1]], num_columns)
+        first = int(breaks[firsts[suspect]])
+        start, end = block.rfind(b"\n", 0, first) + 1, int(ends[np.append(firsts[1:], len(ends))[suspect] - 1])
+        lines = [line.split(separator) for line in block[start:end].split(b"\n")]
+        if len(lines[0]) < num_columns:  # it may have more, in its text
+            continue
+        usual = _usual_kinds(block, breaks, separator, num_columns) if usual is None else usual
+        inside = _inside_quotes(lines, num_columns)
         num_likely = sum(usual[column] != b"" and usual[column] == _kind(value) for column, value in inside)
         if num_alike[suspect] >= _MANY or num_likely >= _LIKELY * num_lines[suspect]:
             return first
@@ -70,8 +65,18 @@ def _inside_quotes(lines: list[list[bytes]], num_columns: int) -> Iterator[tuple
         yield from enumerate(fields[start:end], start) if len(fields) == num_columns else ()
 
 
-def _usual_kinds(records: list[list[bytes]], num_columns: int) -> list[bytes]:
-    """For each column the kind that most values are of; b"" where there is none."""
+def _usual_kinds(block: bytes, breaks: np.ndarray, separator: bytes, num_columns: int) -> list[bytes]:
+    """For each column the kind that most values are of, in the first records of one line without quotes; b"" where
+    there is none."""
+    within = set(breaks.tolist())
+    records: list[list[bytes]] = []
+    start = 0
+    while start < len(block) and len(records) < _SAMPLE:
+        end = block.index(b"\n", start)
+        fields = block[start:end].split(separator)
+        if len(fields) == num_columns and not within & {start - 1, end} and block.find(b'"', start, end) < 0:
+            records.append(fields)
+        start = end + 1
     usual = []
     for column in range(num_columns):
         kinds = [_kind(fields[column]) for fields in records]

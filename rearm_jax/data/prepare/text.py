@@ -261,11 +261,11 @@ def _only_member(path: str) -> IO[bytes]:
 
 def not_utf8(text: Text) -> Iterator[int]:
     """Offsets of the lines that are not UTF-8."""
+    data = np.frombuffer(text.data, np.int8)
     for start, end in text.blocks(text.start):
-        block = text.data[start:end]
-        if block.isascii() or _is_utf8(block):
+        if data[start:end].min() >= 0 or _is_utf8(text.data[start:end]):  # the former is ASCII
             continue
-        for line in block.split(b"\n"):
+        for line in text.data[start:end].split(b"\n"):
             if not _is_utf8(line):
                 yield start
             start += len(line) + 1
