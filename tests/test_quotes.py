@@ -4,6 +4,7 @@ what is refused, on which line; nothing is lost, whatever the bytes."""
 import csv
 import gzip
 import io
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -84,7 +85,8 @@ def test_what_csv_writes_is_read(tmp_path, how, rows, separator, end, packed):
     if dialect == "double":  # without the option too, unless the lines or the backslashes could mean something else
         found, refusal = read_or_refusal(path)
         lines = [line.rstrip("\r") for line in data.decode().rstrip("\n").split("\n")]
-        is_clear = b'\\"' not in data and {line.count(separator) for line in lines if line} != {len(rows[0]) - 1}
+        is_clear = not re.search(rb'\\("|\r?\n)', data)
+        is_clear &= {line.count(separator) for line in lines if line} != {len(rows[0]) - 1}
         assert found == rows[1:] or ("quote=" in refusal and not is_clear)
 
 

@@ -1,7 +1,7 @@
 """A stray pair of quotes around records is refused where quotes are needed elsewhere; prose of many lines is read."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rearm_jax.errors import DataError
@@ -42,6 +42,7 @@ def test_prose_is_read(tmp_path_factory, texts, order, end):
     records = [(f"u{i}", f"B0{i}X", "ok") for i in range(5)]
     texts = [end.join(lines) for lines in texts]
     records += [(f"u9{i}", f"B9{i}X", f'"{text}"') for i, text in enumerate(texts)]
-    path = write(tmp_path_factory.mktemp("prose") / "table", as_file(records, order, end))
-    rows = read(path)[1]
+    text = as_file(records, order, end)
+    assume({line.count(",") for line in text.splitlines()} != {2})  # else each line may be a record, and it is refused
+    rows = read(write(tmp_path_factory.mktemp("prose") / "table", text))[1]
     assert [row[order.index(2)] for row in rows[5:]] == texts

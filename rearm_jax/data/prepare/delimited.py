@@ -11,7 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from rearm_jax.data.prepare.headers import STAND_IN, find_layout, find_separator, first_line, is_recbole, split_line
+from rearm_jax.data.prepare.headers import (
+    RETURN_STAND_IN,
+    STAND_IN,
+    find_layout,
+    find_separator,
+    first_line,
+    is_recbole,
+    split_line,
+)
 from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, TextError
 from rearm_jax.data.prepare.records import Layout, whole_records
 from rearm_jax.data.prepare.survey import FIELDS, Survey, survey
@@ -19,7 +27,8 @@ from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, not_utf8
 from rearm_jax.errors import DataError
 
 _LINES_LOOKED_AT = 1000
-_LIKE_ZLIB = (b"x\x01", b"x^")  # first bytes of it that may be those of text
+_LIKE_ZLIB = (b"x\x01", b"x^", b"x\xda")  # first bytes of it that may be those of text
+_ESCAPES = (b'\\"', b"\\\n", b"\\\r\n")  # after which a backslash may be meant to change what records there are
 _QUOTED = re.compile(rb'(?:\s|\xc2\xa0)*".*"(?:\s|\xc2\xa0)*')
 
 
@@ -33,8 +42,12 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
     original = text
     separator = find_separator(text, reading)
     if separator == b"::":
-        text, separator = _with_stand_in(text), STAND_IN
-    surveys = _surveys(text, reading, separator)
+        text, separator = _with_stand_in(text, b"::", STAND_IN), STAND_IN
+    held = text.held(b'\r"\\')
+    if ord("\r") in held and _holds(text, b"\r" + separator):
+        text = _with_stand_in(text, b"\r", RETURN_STAND_IN, separator)
+    signs = [(here.decode(), there.decode()) for here, there in text.replaced]
+    surveys = _surveys(text, reading, separator, held)
     chosen = _choose(text, reading, surveys)
 
     layout, drops = chosen.layout, chosen.drops
@@ -55,10 +68,15 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
     if len(drops) or has_escapes or text.data[:2] in _LIKE_ZLIB:
         text, skipped_lines = text.copy(_mended(text, layout, drops)), 0
     reading.found[text.path] = Found(account, chosen.line_of, original.line_at, None, text)
-    schema = pl.Schema(dict.fromkeys(layout.names, pl.String()))
+    names = layout.names
+    if layout.dialect == "none":  # where no value holds a separator
+        signs = [(here, there) for here, there in signs if there != "::"]
+    for here, there in signs:
+        names = [name.replace(here, there) for name in names]
+    schema = pl.Schema(dict.fromkeys(names, pl.String()))
     if not chosen.records:
         return pl.LazyFrame(schema=schema)
-    return pl.scan_csv(
+    table = pl.scan_csv(
         text.file,
         has_header=False,
         skip_lines=skipped_lines,
@@ -67,31 +85,41 @@ def scan_delimited(text: Text, reading: Reading) -> pl.LazyFrame:
         quote_char=None if layout.dialect == "none" else '"',
         glob=False,
     )
+    for here, there in signs:
+        table = table.with_columns(pl.all().str.replace_all(here, there, literal=True))
+    return table
 
 
-def _with_stand_in(text: Text) -> Text:
-    if text.data.find(STAND_IN) >= 0:
-        raise DataError(f"{text.path}: holds the character U+001F, which files with '::' between columns must not")
+def _with_stand_in(text: Text, sign: bytes, stand_in: bytes, before: bytes = b"") -> Text:
+    """The text with another sign for some bytes that stand before others."""
+    if text.data.find(stand_in) >= 0:
+        what = "'::' between columns" if sign == b"::" else "a carriage return at the end of a value"
+        raise DataError(f"{text.path}: holds the character U+{ord(stand_in):04X}, which files with {what} must not")
     blocks = text.blocks(text.start)
-    copy = text.copy(text.data[start:end].replace(b"::", STAND_IN) for start, end in blocks)
-    copy.replaced = (STAND_IN, b"::")
+    copy = text.copy(text.data[start:end].replace(sign + before, stand_in + before) for start, end in blocks)
+    copy.replaced = (*text.replaced, (stand_in, sign))
     copy.bad_utf8 = list(not_utf8(copy)) if text.bad_utf8 else []
     return copy
+
+
+def _holds(text: Text, sign: bytes) -> bool:
+    return any(sign in text.data[start:end] for start, end in text.blocks(text.start))
 
 
 # What quotes mean
 
 
-def _surveys(text: Text, reading: Reading, separator: bytes) -> list[Survey]:
+def _surveys(text: Text, reading: Reading, separator: bytes, held: set[int]) -> list[Survey]:
     """The file in every dialect that it may be in, as far as they can differ."""
     given = reading.quote_of(text.path)
     names = split_line(text.line(first_line(text)[0]), "none", separator, text.path)
     if given is not None:
         dialects = [given]
-    elif text.data.find(b'"') < 0 or separator == STAND_IN or is_recbole(names):
+    elif separator == STAND_IN or is_recbole(names):
         dialects = ["none"]
     else:
-        dialects = ["none", "double"] + ["backslash"] * all(text.data.find(sign) >= 0 for sign in (b"\\", b'\\"'))
+        has_escapes = ord("\\") in held and any(_holds(text, sign) for sign in _ESCAPES)
+        dialects = ["none"] + ["double"] * (ord('"') in held) + ["backslash"] * has_escapes
     max_refused = 0
     if reading.bad_rows == "skip":
         max_refused = int(reading.bad_rows_limit * text.num_lines())
@@ -127,6 +155,8 @@ def _choose(text: Text, reading: Reading, surveys: list[Survey]) -> Survey:
     if not fits:
         raise TextError(_unreadable(text, reading, surveys))
 
+    if len(best) > 1 and best[-1].layout.dialect == "backslash" and not _holds(text, b'\\"'):
+        best = best[:-1]  # the records are the same, and a backslash before anything but quotes is mostly meant
     chosen = best[-1] if best else None
     backslash = None
     if len(best) > 1 and best[-1].layout.dialect == "backslash":

@@ -14,6 +14,7 @@ from rearm_jax.data.prepare.text import BLANKS, BLOCK, Text, encoding_error
 from rearm_jax.errors import DataError
 
 STAND_IN = b"\x1f"  # for "::" in the copy that polars reads: it wants one byte
+RETURN_STAND_IN = b"\x1e"  # for a carriage return before a separator, which polars would drop
 _SEPARATORS = (b",", b"\t", b";", b"|", b"::")
 _RATINGS = ["userId", "movieId", "rating", "timestamp"]
 _GENRES = (
@@ -70,7 +71,7 @@ def find_layout(text: Text, reading: Reading, dialect: str, separator: bytes) ->
     record = text.data[start:end]
     fields = split_line(record, dialect, separator, where)
     bare = record if dialect == "none" else re.sub(rb'"[^"]*"', b"", record)
-    if b"\r" in bare.rstrip(b"\r\n"):
+    if b"\r" in bare.rstrip(b"\r\n") or RETURN_STAND_IN in bare:
         raise TextError(
             f"{where}: lines end in carriage returns here, and elsewhere in newlines: {text.shown(record)}. Write all "
             "ends of lines alike"

@@ -14,11 +14,12 @@ import itertools
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
 
+from rearm_jax.data.prepare.json_values import TWICE, doubtful_lines
 from rearm_jax.data.prepare.reading import MEND, Account, Found, Reading, Refused, TextError
 from rearm_jax.data.prepare.text import BLANKS, Text
 
@@ -28,7 +29,6 @@ _HALF_PAIR = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
-_TWICE = "a name that is given twice"
 _ERRORS = (  # of lines that are no objects
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
     *(ValueError, TypeError, SyntaxError, MemoryError, RecursionError),
@@ -57,7 +57,7 @@ def scan_objects(text: Text, reading: Reading, wanted: Sequence[Sequence[str]] =
     else:
         names, refused, halves, mended = _names(text, wanted, skip), [], 0, text
         asked = {name for group in wanted for name in group if name in names}
-        refused = list(_repeating_lines(text, asked))
+        refused = list(doubtful_lines(text, asked))
         if refused and not skip:
             raise TextError(f"{text.path}, {refused[0]}. {MEND}")
         if skip:
@@ -139,31 +139,6 @@ def _has_name(text: Text, name: str) -> bool:
                     return True
             at = text.data.find(written, text.line_end(at))
     return False
-
-
-def _repeating_lines(text: Text, names: Iterable[str]) -> Iterator[Refused]:
-    """Objects that give one of some names more than once: polars takes one value, and others the other."""
-    keys = {json.dumps(name, ensure_ascii=plain).encode() for name in names for plain in (True, False)}
-    number = 1
-    for start, end in text.blocks(text.start, _BLOCK):
-        block = text.data[start:end]
-        doubtful = [key for key in keys if re.search(rb"%b[^\n]*%b" % (re.escape(key), re.escape(key)), block)]
-        for i, line in enumerate(block.split(b"\n"), number) if doubtful else ():
-            if any(line.count(key) > 1 for key in doubtful) and (name := _repeated_name(line)) is not None:
-                yield Refused(i, 1, _TWICE, f"{_TWICE} ({name!r}): {text.shown(line)}")
-        number += block.count(b"\n")
-
-
-def _repeated_name(line: bytes) -> str | None:
-    """The first name that an object of JSON gives again."""
-    names: list[str] = []
-
-    def note(pairs: list[tuple[str, object]]) -> None:
-        names[:] = [name for name, _ in pairs]  # the outermost object comes last
-
-    with contextlib.suppress(*_ERRORS):  # what is no object is refused elsewhere
-        json.loads(line, object_pairs_hook=note)
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def _without(text: Text, refused: set[int]) -> tuple[Text, int]:
@@ -255,7 +230,7 @@ def _load_python(line: bytes) -> dict:
         tree = ast.parse(line.decode().strip(), mode="eval")
         row = _checked(ast.literal_eval(tree))
     if isinstance(tree.body, ast.Dict) and len(row) < len(tree.body.keys):
-        raise ValueError(_TWICE)
+        raise ValueError(TWICE)
     return row
 
 

@@ -19,6 +19,7 @@ from rearm_jax.data.prepare.text import Text
 OPENED_LATE = "a quote within a field that does not start with one"
 CLOSED_EARLY = "text behind a closing quote"
 NEVER_CLOSED = "a quote that nothing closes"
+NEVER_ENDED = "a backslash at the end of the file"
 OPEN_QUOTE, OPEN_LINE = "the block ends within quotes", "the block ends in a newline behind a backslash"
 _NEWLINE, _RETURN, _QUOTE = b'\n\r"'
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
@@ -97,8 +98,9 @@ def whole_records(text: Text, layout: Layout, start: int, end: int) -> Records:
             quote = text.data.find(b'"', end)
             further = end if quote < 0 else text.line_end(quote)
         if further == end:
-            return records._replace(trouble=NEVER_CLOSED)
-        end = further
+            return records._replace(trouble=NEVER_CLOSED if records.trouble == OPEN_QUOTE else NEVER_ENDED)
+        # At least twice as long: a record of many lines, each with a quote, is not looked at once for each of them.
+        end = max(further, text.line_end(min(2 * end - start, len(text.data) - 1)))
     return records
 
 

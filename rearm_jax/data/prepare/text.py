@@ -78,13 +78,13 @@ class Text:
         data: its bytes, as a map.
         start: offset of the text, behind a byte order mark.
         bad_utf8: offsets of the lines that are not UTF-8, in ascending order; only where they are tolerated.
-        replaced: what stands in the copy for what the user's file has, (copy's, user's).
+        replaced: what stands in the copy for what the user's file has: pairs (copy's, user's).
     """
 
     def __init__(self, path: str, file: str):
         self.path, self.file = path, file
         self.bad_utf8: list[int] = []
-        self.replaced = (b"", b"")
+        self.replaced: tuple[tuple[bytes, bytes], ...] = ()
         with open(file, "rb") as opened:
             # An empty file cannot be mapped.
             size = os.fstat(opened.fileno()).st_size
@@ -123,10 +123,22 @@ class Text:
             yield start, end
             start = end
 
+    def held(self, signs: bytes) -> set[int]:
+        """Which of some bytes the file holds. All are looked for in one block, which is then in the cache."""
+        found: set[int] = set()
+        for start in range(0, len(self.data), BLOCK):
+            for sign in set(signs) - found:
+                if self.data.find(bytes([sign]), start, start + BLOCK) >= 0:
+                    found.add(sign)
+            if len(found) == len(signs):
+                break
+        return found
+
     def shown(self, line: bytes) -> str:
         """A line as it stands in a message."""
-        here, there = self.replaced
-        text = (line.replace(here, there) if here else line).decode("utf-8", "backslashreplace").rstrip("\r\n")
+        for here, there in self.replaced:
+            line = line.replace(here, there)
+        text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
         return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
     def copy(self, pieces: Iterable[bytes]) -> "Text":
@@ -139,7 +151,7 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
 
     Args:
         path: the file.
-        encoding: of a file that is not UTF-8, and has no byte order mark that says more.
+        encoding: of a file that is not UTF-8, and has no byte order mark, which says more.
         tolerate: whether lines that are not UTF-8 are noted, not refused.
 
     Raises:
@@ -164,7 +176,7 @@ def open_text(path: str, encoding: str | None = None, tolerate: bool = False) ->
     if not (zeros or bom):
         text = _with_newlines(text)
     broken = zeros or bom is not None or next(not_utf8(text), None) is not None
-    if broken and encoding is not None:
+    if broken and encoding is not None and not text.start:
         text = _with_newlines(text.copy(_decoded(text, bom or encoding)))
     elif broken:
         text.bad_utf8 = list(not_utf8(text) if tolerate else ())
@@ -282,6 +294,11 @@ def _is_utf8(block: bytes) -> bool:
 def encoding_error(text: Text, offset: int) -> TextError:
     """What to say of the line at an offset, which is not UTF-8."""
     line = text.line(offset)
+    if text.start:
+        return TextError(
+            f"{text.path}, line {text.line_number(offset)}: not UTF-8, which the byte order mark at the start of the "
+            f"file promises: {text.shown(line)}. Mend the line; or remove the mark, and choose encoding"
+        )
     readings = {name: line.decode(name, "replace").rstrip("\r\n")[:200] for name in ("cp1252", "latin-1")}
     return TextError(
         f"{text.path}, line {text.line_number(offset)}: not UTF-8. As cp1252 it is {readings['cp1252']!r}, as latin-1 "
