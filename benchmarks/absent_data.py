@@ -56,13 +56,15 @@ def sizes_of(preset: str) -> Sizes:
     """The sizes of a preset: one of NAMED, or users=N, as in users=10^6 or users=50000.
 
     Raises:
-      SystemExit: there is no such preset.
+      SystemExit: there is no such preset, or it has more interactions than int32 can count.
     """
     if preset in _SIZES:
         return _SIZES[preset]
     found = re.fullmatch(r"users=(\d+)(?:\^(\d+))?", preset)
     if not found or (users := int(found[1]) ** int(found[2] or 1)) < 1000:
         raise SystemExit(f'"{preset}" is no preset: choose one of {", ".join(NAMED)}, or users=10^6 (1000 and more)')
+    if _INTERACTIONS * users >= 2**31:
+        raise SystemExit(f"{preset}: interactions are numbered by int32, and {_INTERACTIONS * users:,} are too many")
     items = users // 10
     entries = {"user_user": 80 * users, "item_item": 20 * items}
     ranked = min(users, _RANKED_USERS)

@@ -13,8 +13,9 @@ _TPU_ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
 }
 _GB = 2**30
-# Memory of a chip, by the first word of a topology's name, as the vendors give it.
-_TPU_MEMORY = {"v4": 32 * _GB, "v5e": 16 * _GB, "v5p": 95 * _GB, "v6e": 32 * _GB}
+# Memory of a device, by the first word of a topology's name: what libtpu's compiler says it has to give (of a v4's two
+# cores each is a device), but for v5p, which is as the vendor gives it.
+_TPU_MEMORY = {"v4": int(15.25 * _GB), "v5e": int(15.75 * _GB), "v5p": 95 * _GB, "v6e": int(31.25 * _GB)}
 _H100_MEMORY = 84929347584  # what the driver reports of 80 GB
 # What XLA asks of a card: an H100 SXM5 80GB, by NVIDIA's data sheet and the CUDA programming guide (capability 9.0).
 _H100 = f"""

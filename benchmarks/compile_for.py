@@ -7,7 +7,8 @@ Needs requirements-tpu.txt or requirements-cuda-compile.txt in an environment of
 clothing, users=10^6 and any other number (benchmarks/absent_data.py). The programs are the placement's own; with
 --parallel data the jit(shard_map) that pmap stands for, since pmap is lowered for present devices alone. Everything is
 counted in the compiled text (benchmarks/compiled_text.py), a loop's body as often as it runs; the train step is one
-step. Says nothing of time. Exits with 1 when a program's peak exceeds the memory of a chip.
+step. Says nothing of time. Exits with 1 when a program's peak exceeds the memory of a chip, or its compiler finds no
+room.
 """
 
 import argparse
@@ -139,6 +140,13 @@ def main() -> None:
     parser.add_argument("--dump", type=Path, help="folder for the compiled texts")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    programs = arguments.programs or PROGRAMS[arguments.parallel]
+    if absent := set(programs) - set(PROGRAMS[arguments.parallel]):
+        parser.error(f"--programs {absent.pop()}: with --parallel {arguments.parallel} there is no such program")
+    if arguments.batch is not None and arguments.batch < 1:
+        parser.error(f"--batch {arguments.batch}: must be at least 1")
+    if not 0 < arguments.filled <= 1:
+        parser.error(f"--filled {arguments.filled}: a share, above 0 and at most 1")
     sizes = sizes_of(arguments.preset)
     devices, memory = absent_devices(arguments.platform, arguments.topology)
     config = config_of(arguments.preset, arguments.parallel, arguments.batch, arguments.ring_dtype)
@@ -146,9 +154,17 @@ def main() -> None:
     print(f"{arguments.preset} on {len(devices)} x {devices[0].device_kind}, parallel {arguments.parallel}", flush=True)
     if arguments.parallel == "data":
         print("As jit(shard_map), which pmap stands for: pmap is lowered for present devices alone", flush=True)
-    figures = {}
-    for program in arguments.programs or PROGRAMS[arguments.parallel]:
-        compiled, text = compile_program(lower(placement, sizes, program, arguments.filled), len(devices))
+    figures, without_room = {}, False
+    for program in programs:
+        lowered = lower(placement, sizes, program, arguments.filled)
+        try:
+            compiled, text = compile_program(lowered, len(devices))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"{program}: TOO MUCH for a chip, says its compiler: {str(error).splitlines()[0]}", flush=True)
+            without_room = True
+            continue
         by_row = program == "steps" and arguments.parallel == "row"
         predicted = predict_traffic(placement.experiment, len(devices)) if by_row else None
         print(report(program, compiled, memory, arguments.platform, predicted), flush=True)
@@ -159,7 +175,7 @@ def main() -> None:
         if arguments.json:
             figures[program]["counts"]["products"] = [[*k, v] for k, v in compiled.counts.products.items()]
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    sys.exit(int(any(figure["peak"] > memory for figure in figures.values())))
+    sys.exit(int(without_room or any(figure["peak"] > memory for figure in figures.values())))
 
 
 def _mb(size: float) -> str:

@@ -1,9 +1,13 @@
 """Compiling for devices that are not there: the shapes are those of a run, and what goes wrong is explained."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import compile_for
 from benchmarks.absent_data import (
     Sizes,
     abstract_experiment,
@@ -63,7 +67,11 @@ def test_every_program_is_lowered_compiled_and_described(parallel):
     sizes = sizes_from(experiment)
     placement = place(abstract_experiment(experiment.config, sizes), jax.devices()[:1])
     for program in PROGRAMS[parallel]:
-        compiled, _ = compile_program(lower(placement, sizes, program, 1.0), 1)
+        lowered = lower(placement, sizes, program, 1.0)
+        products = re.findall(r"stablehlo\.dot_general.*f32>", lowered.as_text())
+        assert bool(products) == (program in ("steps", "rank"))
+        assert [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line] == []
+        compiled, _ = compile_program(lowered, 1)
         assert compiled.peak >= compiled.arguments > 0
         text = report(program, compiled, compiled.peak - 1, "cuda", {"propagation": 1e6})
         assert "TOO MUCH" in text
@@ -90,3 +98,55 @@ def test_errors_of_the_platforms_are_explained():
     assert "requirements-cuda-compile.txt" in explain(
         "cuda", "1x1x1", RuntimeError("topology not implemented for cuda")
     )
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function (memory of a device, *flags) -> (exit status, all that was printed), of the order of an epoch."""
+
+    def run(memory, *flags):
+        monkeypatch.setattr(compile_for, "absent_devices", lambda platform, topology: (jax.devices()[:1], memory))
+        flags = ("--platform", "tpu", "--preset", "users=1000", "--programs", "order", *flags)
+        monkeypatch.setattr("sys.argv", ["compile_for", *flags])
+        with pytest.raises(SystemExit) as ended:
+            compile_for.main()
+        return ended.value.code, "".join(capsys.readouterr())
+
+    return run
+
+
+def test_the_exit_status_says_whether_it_fits(command, monkeypatch, tmp_path):
+    code, said = command(10**9, "--json", str(tmp_path / "figures.json"))
+    assert (code, "TOO MUCH" in said) == (0, False)
+    peak = json.loads((tmp_path / "figures.json").read_text())["order"]["peak"]
+    assert command(peak)[0] == 0
+    code, said = command(peak - 1)
+    assert (code, "TOO MUCH" in said) == (1, True)
+
+    def no_room(lowered, num_devices):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 155G\nmore")
+
+    monkeypatch.setattr(compile_for, "compile_program", no_room)
+    code, said = command(10**9)
+    assert code == 1
+    assert "order: TOO MUCH for a chip, says its compiler: RESOURCE_EXHAUSTED: Ran out of memory" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--programs", "draw"], "there is no such program"),
+        (["--batch", "0"], "--batch 0: must be at least 1"),
+        (["--filled", "0"], "--filled 0.0: a share"),
+        (["--filled", "70"], "--filled 70.0: a share"),
+    ],
+)
+def test_flags_that_cannot_be(command, flags, words):
+    code, said = command(10**9, *flags)
+    assert code == 2
+    assert words in said
+
+
+def test_more_interactions_than_int32_counts():
+    with pytest.raises(SystemExit, match=r"8,000,000,000 are too many"):
+        sizes_of("users=10^9")

@@ -126,6 +126,18 @@ def test_whatever_reads_a_run_asks_for_float32(tmp_path, lowered):
     assert without_precision(found) == []
 
 
+@pytest.mark.parametrize(("model", "parallel"), [("mgcn", "data"), ("rearm", "row")])
+def test_what_training_and_evaluation_compile_asks_for_float32(tmp_path, request, model, parallel):
+    """Whatever jax lowers for this device from the start of a run to its end, by its own account."""
+    jax.config.update("jax_dump_ir_to", str(tmp_path / "programs"))
+    request.addfinalizer(lambda: jax.config.update("jax_dump_ir_to", ""))
+    train(tiny_config(model__name=model, parallel=parallel, num_epochs=1), tmp_path / "run", progress=False)
+    evaluate(tmp_path / "run")
+    found = {path.name: products(path.read_text()) for path in (tmp_path / "programs").iterdir()}
+    assert sum(map(bool, found.values())) >= 2, "steps and lists have products"
+    assert [line for lines in found.values() for line in without_precision(lines)] == []
+
+
 @pytest.mark.parametrize("model", LEARNED)
 def test_every_product_asks_for_float32(model, monkeypatch):
     for name, (fn, args) in programs_of(experiment_of(model), monkeypatch).items():
