@@ -158,8 +158,8 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return BCSR((data, indices[:, 1], indptr), **flags) @ x.astype(jnp.float32)
 
     def by_entries(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
-        # Behind the barrier the look-up is fused with the sum. A GPU's compiler would rather fuse it with what x is made
-        # of, and keep an array of (nnz, c).
+        # Behind the barrier the look-up is fused with the sum. Without it a GPU's compiler may fuse it with what x is
+        # made of, and keep an array of (nnz, c).
         return sum_of_entries(data, indices, jax.lax.optimization_barrier(x), matrix.shape[0])
 
     def in_order(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
