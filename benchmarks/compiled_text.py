@@ -4,8 +4,8 @@ An operation counts as often as it runs: inside of a loop times the loop's trip 
 body once. A loop whose trip count the text does not tell counts once, and is named.
 
 Bytes are those of the memory of the chip (a TPU's scratch memory is left out): what an operation reads and writes, of
-a fusion its operands and results. Of what is sliced or gathered from, only the rows that are taken count; where an
-array is updated in place, only the update.
+a fusion its operands and results. Of what is sliced or gathered from, only the rows that are taken count, and at most
+the whole, once, as if what is read again lay in a cache; where an array is updated in place, only the update.
 """
 
 import collections
