@@ -182,7 +182,8 @@ def test_propagation_is_a_sum_over_sorted_rows(platform, symmetric):
     scatters = re.findall(r'"stablehlo\.scatter".*?indices_are_sorted = (\w+)', text, re.DOTALL)
     assert scatters
     assert set(scatters) == {"true"}
-    assert text.count("stablehlo.optimization_barrier") == len(scatters)  # without, a GPU keeps an array of (nnz, c)
+    # Without a barrier a GPU keeps an array of (nnz, c).
+    assert text.count("stablehlo.optimization_barrier") == (len(scatters) if platform == "cuda" else 0)
 
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="jax 0.11 lowers Triton's kernels beside a GPU alone")

@@ -158,9 +158,11 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return BCSR((data, indices[:, 1], indptr), **flags) @ x.astype(jnp.float32)
 
     def by_entries(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
-        # Behind the barrier the look-up is fused with the sum. Without it a GPU's compiler may fuse it with what x is
-        # made of, and keep an array of (nnz, c).
-        return sum_of_entries(data, indices, jax.lax.optimization_barrier(x), matrix.shape[0])
+        return sum_of_entries(data, indices, x, matrix.shape[0])
+
+    def behind_a_barrier(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
+        # A GPU's compiler may fuse the look-up with what x is made of, and keep an array of (nnz, c) for the sum.
+        return by_entries(data, indices, indptr, jax.lax.optimization_barrier(x))
 
     def in_order(data: jax.Array, indices: jax.Array, indptr: jax.Array, x: jax.Array) -> jax.Array:
         from rearm_jax.graphs.rows_in_order import product_in_order  # Pallas takes half a second to import
@@ -168,7 +170,8 @@ def sparse_product(matrix: BCOO, indptr: jax.Array, x: jax.Array) -> jax.Array:
         return product_in_order(data, indices[:, 1], indptr, x)
 
     # Decided when the program is lowered for its platform, so that the default backend does not matter.
-    ways = {"cpu": by_rows, "default": by_entries} | ({"cuda": in_order} if _must_be_deterministic() else {})
+    on_gpu = in_order if _must_be_deterministic() else behind_a_barrier
+    ways = {"cpu": by_rows, "cuda": on_gpu, "default": by_entries}
     return jax.lax.platform_dependent(matrix.data, matrix.indices, indptr, x, **ways)
 
 
